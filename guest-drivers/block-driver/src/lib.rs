@@ -1,0 +1,1 @@
+//! The block request state machine, free of any operating system.

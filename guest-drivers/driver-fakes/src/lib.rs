@@ -1,0 +1,1 @@
+//! A fake platform that punishes driver mistakes, by seed.

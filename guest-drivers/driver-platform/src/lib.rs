@@ -1,0 +1,1 @@
+//! What a guest driver needs of its operating system.

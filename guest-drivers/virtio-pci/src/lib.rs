@@ -1,0 +1,1 @@
+//! Modern virtio-pci: discovery, initialization, config generation.

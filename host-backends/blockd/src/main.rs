@@ -1,0 +1,3 @@
+//! The vhost-user block daemon.
+
+fn main() {}

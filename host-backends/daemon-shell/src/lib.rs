@@ -1,0 +1,1 @@
+//! Process manners once: arguments, config, logging, signals, sandbox, metrics.

@@ -1,0 +1,1 @@
+//! The device trait: identity, config space, queues, reset.

@@ -1,0 +1,1 @@
+//! vhost-user messages: structs, encode, decode, feature tables; no sockets.

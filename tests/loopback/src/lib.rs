@@ -1,0 +1,1 @@
+//! Driver core against backend in one process.

@@ -1,0 +1,3 @@
+//! A freestanding guest that probes the machine and its disks.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The vhost-user server against scripted and foreign frontends.

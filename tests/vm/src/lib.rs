@@ -1,0 +1,1 @@
+//! Whole virtual machines: probe guest and unmodified Debian.

@@ -1,0 +1,3 @@
+//! The project task runner.
+
+fn main() {}

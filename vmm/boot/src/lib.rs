@@ -1,0 +1,1 @@
+//! Boot loaders and firmware tables as pure functions.

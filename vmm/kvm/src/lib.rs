@@ -1,0 +1,1 @@
+//! KVM: VM, vCPUs, memory slots, interrupts, doorbells.

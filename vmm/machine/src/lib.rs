@@ -1,0 +1,1 @@
+//! The machine: memory map, buses, PCI, interrupts, emulated devices.

@@ -1,0 +1,3 @@
+//! The virtual machine monitor.
+
+fn main() {}

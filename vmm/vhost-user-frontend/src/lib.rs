@@ -1,0 +1,1 @@
+//! A virtio-pci device whose queues a vhost-user backend serves.
