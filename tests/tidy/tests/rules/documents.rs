@@ -1,0 +1,96 @@
+//! Rules on the papers: the README's map, the reason for each dependency, the top level's shape.
+//!
+//! One rule: what a reader is told must match the tree.
+
+use crate::report;
+use crate::tree;
+
+fn read(name: &str) -> String {
+    std::fs::read_to_string(tree::root().join(name)).unwrap_or_default()
+}
+
+#[test]
+fn the_readme_maps_every_crate() {
+    let readme = read("README.md");
+    let bad: Vec<String> = tree::members()
+        .into_iter()
+        .map(|(_, dir, _)| dir)
+        .filter(|dir| !readme.contains(&format!("`{dir}`")))
+        .collect();
+    report(
+        "README.md lists every crate by its path in backquotes",
+        &bad,
+    );
+}
+
+#[test]
+fn the_readme_stays_readable() {
+    let lines = read("README.md").lines().count();
+    assert!(
+        lines <= 400,
+        "README.md has {lines} lines; the rest belongs into its links"
+    );
+}
+
+#[test]
+fn every_external_dependency_has_its_reason() {
+    let manifest: toml::Table = read("Cargo.toml").parse().expect("a manifest is TOML");
+    let deny = read("deny.toml");
+    let bad: Vec<String> = manifest["workspace"]["dependencies"]
+        .as_table()
+        .expect("a table")
+        .iter()
+        .filter(|(_, value)| value.get("path").is_none())
+        .filter(|(name, _)| !deny.contains(&format!("\n#   {name}: ")))
+        .map(|(name, _)| name.clone())
+        .collect();
+    report(
+        "deny.toml says why each dependency is there (`#   name: reason`)",
+        &bad,
+    );
+}
+
+#[test]
+fn no_dependency_is_listed_without_use() {
+    let manifest: toml::Table = read("Cargo.toml").parse().expect("a manifest is TOML");
+    let members = tree::members();
+    let fuzz = read("tests/fuzz/Cargo.toml");
+    let bad: Vec<String> = manifest["workspace"]["dependencies"]
+        .as_table()
+        .expect("a table")
+        .keys()
+        .filter(|name| {
+            let used =
+                |p: &cargo_metadata::Package| p.dependencies.iter().any(|d| d.name == **name);
+            let leaf = members
+                .iter()
+                .any(|(member, dir, _)| member == *name && dir.starts_with("tests/"));
+            !leaf && !members.iter().any(|(.., p)| used(p)) && !fuzz.contains(name.as_str())
+        })
+        .cloned()
+        .collect();
+    report(
+        "Root Cargo.toml lists dependencies that no crate uses",
+        &bad,
+    );
+}
+
+#[test]
+fn the_top_level_is_fixed() {
+    let folders = [
+        "host-backends",
+        "guest-drivers",
+        "vmm",
+        "installer",
+        "tests",
+        "target",
+    ];
+    let bad: Vec<String> = std::fs::read_dir(tree::root())
+        .expect("the root can be read")
+        .filter_map(Result::ok)
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| !name.starts_with('.') && !folders.contains(&name.as_str()))
+        .collect();
+    report("The top level has a fixed set of folders", &bad);
+}

@@ -1,0 +1,141 @@
+//! The unsafe ledger: which crates may contain `unsafe`, and how each use is explained.
+//!
+//! One rule: a crate enters the ledger with a reason, and nothing outside it contains the keyword.
+
+use proc_macro2::TokenStream;
+use proc_macro2::TokenTree;
+
+use crate::report;
+use crate::tree;
+use crate::tree::Source;
+
+/// Path prefix, and why the files there need `unsafe`.
+#[rustfmt::skip]
+const LEDGER: &[(&str, &str)] = &[
+    ("guest-drivers/virtqueue/",        "atomic and volatile access to ring memory shared with the peer"),
+    ("guest-drivers/driver-fakes/",     "fake DMA memory is handed out as raw pointers, as real DMA memory is"),
+    ("host-backends/guest-memory/",     "mapping guest RAM, and the SIGBUS handler that survives its truncation"),
+    ("host-backends/block-backend/src/engine", "system calls on guest memory: io_uring, preadv, mapped images"),
+    ("host-backends/daemon-shell/",     "inherited file descriptors and process-wide calls"),
+    ("vmm/kvm/",                        "KVM ioctls and the mapping of guest RAM"),
+    ("tests/probe-guest/",              "a freestanding guest: page tables, ports, MMIO"),
+    ("tests/bench/",                    "native io_uring and mapped memory for comparison"),
+    ("tests/vm/",                       "process groups of children"),
+    ("tests/fuzz/",                     "hands raw ring memory to the code under test"),
+];
+
+fn in_ledger(path: &str) -> bool {
+    LEDGER.iter().any(|(prefix, _)| path.starts_with(prefix))
+}
+
+/// Lines that hold the keyword `unsafe`, macros included, comments and strings not. The `unsafe`
+/// of an attribute (`#[unsafe(no_mangle)]`) counts: it is one.
+fn unsafe_lines(file: &Source) -> Vec<usize> {
+    fn walk(stream: TokenStream, lines: &mut Vec<usize>) {
+        for token in stream {
+            match token {
+                TokenTree::Ident(ident) if ident == "unsafe" => {
+                    lines.push(ident.span().start().line);
+                }
+                TokenTree::Group(group) => walk(group.stream(), lines),
+                _ => {}
+            }
+        }
+    }
+    let stream: TokenStream = file.text.parse().expect("a source file is Rust");
+    let mut lines = Vec::new();
+    walk(stream, &mut lines);
+    lines
+}
+
+#[test]
+fn unsafe_stands_only_in_the_ledger() {
+    let mut bad = Vec::new();
+    for file in tree::rust().iter().filter(|file| !in_ledger(&file.path)) {
+        bad.extend(
+            unsafe_lines(file)
+                .iter()
+                .map(|line| format!("{}:{line}", file.path)),
+        );
+    }
+    report("`unsafe` outside the ledger of tests/tidy", &bad);
+}
+
+#[test]
+fn every_ledger_entry_is_used() {
+    let bad: Vec<String> = LEDGER
+        .iter()
+        .filter(|(prefix, _)| {
+            let mut files = tree::rust()
+                .iter()
+                .filter(|file| file.path.starts_with(prefix));
+            !files.any(|file| !unsafe_lines(file).is_empty())
+        })
+        .map(|(prefix, _)| (*prefix).to_string())
+        .collect();
+    report("Ledger entries without any `unsafe`: strike them", &bad);
+}
+
+#[test]
+fn every_unsafe_use_has_its_safety_comment() {
+    let mut bad = Vec::new();
+    for file in tree::rust() {
+        let lines: Vec<&str> = file.text.lines().collect();
+        for line in unsafe_lines(file) {
+            if !explained(&lines, line - 1) {
+                bad.push(format!("{}:{line}: {}", file.path, lines[line - 1].trim()));
+            }
+        }
+    }
+    report(
+        "`unsafe` without `// SAFETY:` above it (functions and traits: `# Safety`)",
+        &bad,
+    );
+}
+
+/// Looks for the explanation on the line itself and in the comments and attributes directly above
+/// the statement it belongs to.
+fn explained(lines: &[&str], at: usize) -> bool {
+    let marked = |line: &str| line.contains("// SAFETY: ") || line.contains("/// # Safety");
+    let own = lines[at].trim();
+    let pointer_type = ["unsafe fn(", "unsafe extern \"C\" fn("]
+        .iter()
+        .any(|t| own.contains(t));
+    if marked(own) || pointer_type || own.starts_with('#') {
+        return true;
+    }
+    let mut above = lines[..at].iter().rev().map(|line| line.trim());
+    // A statement may begin some lines above its block; a blank line or a finished one ends it.
+    let mut in_comment = false;
+    for line in above.by_ref().take(40) {
+        let comment = line.starts_with("//") || line.starts_with('#');
+        if marked(line) {
+            return true;
+        }
+        let ends = line.is_empty() || line.ends_with(';') || line.ends_with('}');
+        if !comment && (in_comment || ends) {
+            return false;
+        }
+        in_comment |= comment;
+    }
+    false
+}
+
+#[test]
+fn safety_comments_are_spelled_one_way() {
+    let mut bad = Vec::new();
+    for file in tree::rust()
+        .iter()
+        .filter(|file| !file.path.starts_with("tests/tidy/"))
+    {
+        for (number, line) in file.text.lines().enumerate() {
+            let line = line.trim();
+            let comment = line.trim_start_matches('/').trim_start().to_lowercase();
+            let spelled = line.starts_with("//") && comment.starts_with("safety:");
+            if spelled && !line.starts_with("// SAFETY: ") {
+                bad.push(format!("{}:{}: {line}", file.path, number + 1));
+            }
+        }
+    }
+    report("Write `// SAFETY: ...`", &bad);
+}
