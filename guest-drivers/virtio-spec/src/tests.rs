@@ -1,0 +1,1 @@
+//! Cross-checks against `virtio-bindings`, generated from the kernel's headers.
