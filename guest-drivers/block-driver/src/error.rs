@@ -1,0 +1,126 @@
+//! Three small errors: of the device, of a submission, of a finished request.
+//!
+//! Rule: all are `Copy`, so that they can be returned at any interrupt level.
+use core::error::Error as StdError;
+use core::fmt;
+
+use driver_platform::DmaError;
+use virtqueue::ConfigError;
+use virtqueue::RingError;
+
+/// Why the device cannot be used, or not any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// The transport failed.
+    Transport(virtio_pci::Error),
+    /// The function is no block device.
+    NotBlock,
+    /// The configuration contradicts itself or the specification (sec. 5.2.4).
+    BadConfig,
+    /// The device has no queue that is large enough for a request.
+    NoQueue,
+    /// No DMA memory for rings and request headers.
+    Memory(DmaError),
+    /// The ring's own rules were broken by this driver or the platform's memory is not as promised.
+    Layout(ConfigError),
+    /// The device broke the rules of the ring; it has to be reset.
+    Ring(RingError),
+    /// The device completed something that was not outstanding; it has to be reset.
+    Broken,
+    /// After a reset the device is not the one that it was.
+    Changed,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Transport(error) => return error.fmt(f),
+            Self::NotBlock => "Not a block device",
+            Self::BadConfig => "The device configuration is not usable",
+            Self::NoQueue => "The device has no queue that is large enough",
+            Self::Memory(error) => return error.fmt(f),
+            Self::Layout(error) => return error.fmt(f),
+            Self::Ring(error) => return error.fmt(f),
+            Self::Broken => "The device completed something that was not outstanding",
+            Self::Changed => "After the reset the device is a different one",
+        })
+    }
+}
+
+impl StdError for Error {}
+
+impl From<virtio_pci::Error> for Error {
+    fn from(error: virtio_pci::Error) -> Self {
+        Self::Transport(error)
+    }
+}
+
+impl From<DmaError> for Error {
+    fn from(error: DmaError) -> Self {
+        Self::Memory(error)
+    }
+}
+
+/// Why a request was not taken. Nothing of it reached the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The ring or the mapping space is full now; try again after a completion.
+    Busy,
+    /// The range is not inside the disk.
+    OutOfRange,
+    /// Start or length is no multiple of the block size, or the length is 0.
+    Unaligned,
+    /// More than one request can carry (see [`crate::DiskInfo::max_transfer`]), or in too many pieces.
+    TooLarge,
+    /// The disk is read-only.
+    ReadOnly,
+    /// The device does not offer this operation.
+    Unsupported,
+    /// A buffer is missing, or there is one where none belongs.
+    BadBuffer,
+    /// The queue is broken or being reset.
+    Broken,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Busy => "The queue is full",
+            Self::OutOfRange => "The range is not inside the disk",
+            Self::Unaligned => "Start or length is no multiple of the block size",
+            Self::TooLarge => "The request is too large or too scattered",
+            Self::ReadOnly => "The disk is read-only",
+            Self::Unsupported => "The device does not offer the operation",
+            Self::BadBuffer => "The buffer does not fit the operation",
+            Self::Broken => "The queue has to be reset",
+        })
+    }
+}
+
+impl StdError for Refusal {}
+
+/// How a request that reached the device failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestError {
+    /// The device reports an I/O error.
+    Io,
+    /// The device does not know the operation.
+    Unsupported,
+    /// The device answered with a status that the specification does not know, or with none.
+    BadStatus(u8),
+    /// The device was reset before it answered: the request may or may not have been carried out and is to be issued again.
+    Reset,
+}
+
+impl fmt::Display for RequestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io => f.write_str("I/O error"),
+            Self::Unsupported => f.write_str("Operation not supported by the device"),
+            Self::BadStatus(status) => write!(f, "Unknown status {status:#04x} from the device"),
+            Self::Reset => f.write_str("The device was reset before it answered"),
+        }
+    }
+}
+
+impl StdError for RequestError {}
