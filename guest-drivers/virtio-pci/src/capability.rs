@@ -44,7 +44,9 @@ pub(crate) fn find<F: PciFunction>(function: &F) -> Result<Structures<F::Bar>, E
     let mut isr = None;
     let mut device = None;
     for_each_virtio_capability(function, |capability| match capability.kind {
-        cap_type::COMMON => fill(&mut common, || window(function, capability, COMMON_SIZE_MIN)),
+        cap_type::COMMON => fill(&mut common, || {
+            window(function, capability, COMMON_SIZE_MIN)
+        }),
         cap_type::NOTIFY => fill(&mut notify, || notify_window(function, capability)),
         cap_type::ISR => fill(&mut isr, || window(function, capability, 1)),
         cap_type::DEVICE => fill(&mut device, || window(function, capability, 1)),
@@ -78,18 +80,33 @@ fn for_each_virtio_capability<F: PciFunction>(function: &F, mut visit: impl FnMu
         let id = function.config_read_u8(offset + cap::VENDOR as u16);
         let length = function.config_read_u8(offset + cap::LENGTH as u16);
         // Offsets are below 256, so adding a length stays far from the end of u16.
-        if id == pci::CAPABILITY_ID && usize::from(length) >= cap::SIZE && offset + u16::from(length) <= 256 {
+        if id == pci::CAPABILITY_ID
+            && usize::from(length) >= cap::SIZE
+            && offset + u16::from(length) <= 256
+        {
             let kind = function.config_read_u8(offset + cap::TYPE as u16);
-            visit(&Capability { offset, length, kind });
+            visit(&Capability {
+                offset,
+                length,
+                kind,
+            });
         }
         offset = u16::from(function.config_read_u8(offset + cap::NEXT as u16) & 0xfc);
     }
 }
 
-fn window<F: PciFunction>(function: &F, capability: &Capability, needed: u64) -> Option<Window<F::Bar>> {
+fn window<F: PciFunction>(
+    function: &F,
+    capability: &Capability,
+    needed: u64,
+) -> Option<Window<F::Bar>> {
     // Bars 6 to 255 are reserved: such a structure must be ignored (sec. 4.1.4.1).
     let bar = function.config_read_u8(capability.offset + cap::BAR as u16);
-    let bar = if bar <= 5 { function.bar(bar)? } else { return None };
+    let bar = if bar <= 5 {
+        function.bar(bar)?
+    } else {
+        return None;
+    };
     let base = u64::from(function.config_read_u32(capability.offset + cap::OFFSET as u16));
     let len = u64::from(function.config_read_u32(capability.offset + cap::STRUCTURE_LENGTH as u16));
     if len < needed || (needed >= 4 && base % 4 != 0) || bar.is_empty() {
@@ -98,11 +115,15 @@ fn window<F: PciFunction>(function: &F, capability: &Capability, needed: u64) ->
     Window::new(bar, base, len)
 }
 
-fn notify_window<F: PciFunction>(function: &F, capability: &Capability) -> Option<(Window<F::Bar>, u32)> {
+fn notify_window<F: PciFunction>(
+    function: &F,
+    capability: &Capability,
+) -> Option<(Window<F::Bar>, u32)> {
     if usize::from(capability.length) < cap::NOTIFY_SIZE {
         return None;
     }
-    let multiplier = function.config_read_u32(capability.offset + cap::NOTIFY_OFF_MULTIPLIER as u16);
+    let multiplier =
+        function.config_read_u32(capability.offset + cap::NOTIFY_OFF_MULTIPLIER as u16);
     // An even power of two, or 0 (sec. 4.1.4.4.1).
     if multiplier != 0 && (!multiplier.is_power_of_two() || multiplier == 1) {
         return None;

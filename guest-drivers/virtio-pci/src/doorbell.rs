@@ -27,7 +27,8 @@ impl<B: Mmio> Doorbell<B> {
         match self.payload {
             Payload::Index(name) => self.bar.write_u16(self.offset, name),
             Payload::Data(name) => {
-                self.bar.write_u32(self.offset, u32::from(name) | u32::from(position) << 16);
+                self.bar
+                    .write_u32(self.offset, u32::from(name) | u32::from(position) << 16);
             }
         }
     }

@@ -128,6 +128,10 @@ impl<F: PciFunction> Transport<F> {
         if offset % width != 0 || offset + width > bar.len() {
             return Err(Error::BadQueue);
         }
-        Ok(Doorbell { bar, offset, payload })
+        Ok(Doorbell {
+            bar,
+            offset,
+            payload,
+        })
     }
 }

@@ -54,14 +54,20 @@ impl<F: PciFunction> Transport<F> {
             return Err(Error::NotVirtio);
         }
         let structures = capability::find(&function)?;
-        let transport = Self { function, structures, features: 0 };
+        let transport = Self {
+            function,
+            structures,
+            features: 0,
+        };
         transport.set_bus_master(true);
         Ok(transport)
     }
 
     /// Which kind of device it is (sec. 5).
     pub fn device_type(&self) -> u16 {
-        self.function.config_read_u16(DEVICE_ID).wrapping_sub(pci::DEVICE_ID_BASE)
+        self.function
+            .config_read_u16(DEVICE_ID)
+            .wrapping_sub(pci::DEVICE_ID_BASE)
     }
 
     /// The PCI function.
@@ -128,7 +134,8 @@ impl<F: PciFunction> Transport<F> {
         self.add_status(status::ACKNOWLEDGE);
         self.add_status(status::ACKNOWLEDGE | status::DRIVER);
         let offered = self.device_features();
-        let mut accepted = offered & (wanted | feature::VERSION_1 | feature::ACCESS_PLATFORM | feature::ORDER_PLATFORM);
+        let mut accepted = offered
+            & (wanted | feature::VERSION_1 | feature::ACCESS_PLATFORM | feature::ORDER_PLATFORM);
         if accepted & feature::RING_RESET != 0 && !self.has_queue_reset_register() {
             accepted &= !feature::RING_RESET;
         }
@@ -190,7 +197,10 @@ impl<F: PciFunction> Transport<F> {
     ///
     /// # Errors
     /// What `read` returns, or [`Error::ConfigUnstable`] after [`CONFIG_RETRIES`] tries.
-    pub fn read_consistent<T>(&self, mut read: impl FnMut(&Self) -> Result<T, Error>) -> Result<T, Error> {
+    pub fn read_consistent<T>(
+        &self,
+        mut read: impl FnMut(&Self) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         for _ in 0..CONFIG_RETRIES {
             let before = self.config_generation();
             let value = read(self)?;
@@ -207,7 +217,11 @@ impl<F: PciFunction> Transport<F> {
     /// # Errors
     /// [`Error::ConfigOutOfRange`] when the device has fewer bytes.
     pub fn read_field<const N: usize>(&self, offset: usize) -> Result<[u8; N], Error> {
-        let window = self.structures.device.as_ref().ok_or(Error::ConfigOutOfRange)?;
+        let window = self
+            .structures
+            .device
+            .as_ref()
+            .ok_or(Error::ConfigOutOfRange)?;
         let end = offset.checked_add(N).ok_or(Error::ConfigOutOfRange)?;
         if end as u64 > window.len() {
             return Err(Error::ConfigOutOfRange);
@@ -237,7 +251,11 @@ impl<F: PciFunction> Transport<F> {
     /// # Errors
     /// [`Error::ConfigOutOfRange`].
     pub fn write_config_u8(&self, offset: usize, value: u8) -> Result<(), Error> {
-        let window = self.structures.device.as_ref().ok_or(Error::ConfigOutOfRange)?;
+        let window = self
+            .structures
+            .device
+            .as_ref()
+            .ok_or(Error::ConfigOutOfRange)?;
         if offset as u64 >= window.len() {
             return Err(Error::ConfigOutOfRange);
         }
@@ -247,7 +265,10 @@ impl<F: PciFunction> Transport<F> {
 
     /// Length of the device configuration in bytes.
     pub fn config_len(&self) -> u64 {
-        self.structures.device.as_ref().map_or(0, crate::window::Window::len)
+        self.structures
+            .device
+            .as_ref()
+            .map_or(0, crate::window::Window::len)
     }
 
     /// Changes whenever the configuration changes (sec. 2.5).
@@ -261,7 +282,9 @@ impl<F: PciFunction> Transport<F> {
     /// [`Error::NoVector`].
     pub fn set_config_vector(&self, vector: Option<u16>) -> Result<(), Error> {
         let vector = vector.unwrap_or(NO_VECTOR);
-        self.structures.common.write_u16(common::CONFIG_MSIX_VECTOR, vector);
+        self.structures
+            .common
+            .write_u16(common::CONFIG_MSIX_VECTOR, vector);
         if self.structures.common.read_u16(common::CONFIG_MSIX_VECTOR) == vector {
             Ok(())
         } else {
@@ -277,7 +300,11 @@ impl<F: PciFunction> Transport<F> {
     /// Lets the function reach memory, or keeps it from doing so: the last resort against a device that does not reset.
     pub fn set_bus_master(&self, on: bool) {
         let command = self.function.config_read_u16(COMMAND);
-        let command = if on { command | COMMAND_BUS_MASTER | COMMAND_MEMORY } else { command & !COMMAND_BUS_MASTER };
+        let command = if on {
+            command | COMMAND_BUS_MASTER | COMMAND_MEMORY
+        } else {
+            command & !COMMAND_BUS_MASTER
+        };
         self.function.config_write_u16(COMMAND, command);
     }
 

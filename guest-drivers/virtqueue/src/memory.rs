@@ -81,6 +81,40 @@ impl RingMemory {
         Some(Cell::<u16>::new(self, offset)?.load(Ordering::Acquire))
     }
 
+    /// Copies the bytes from `offset` on into `out`; `false`, and nothing copied, when they are not all inside.
+    ///
+    /// For what the ring's own order protects: a request's status after the device gave the request back.
+    #[inline]
+    pub fn read(&self, offset: usize, out: &mut [u8]) -> bool {
+        let Some(source) = self.locate(offset, out.len()) else {
+            return false;
+        };
+        // SAFETY: the source is mapped (contract of `new`) and inside the span; `out` is a private slice, so they do not overlap.
+        unsafe {
+            source
+                .as_ptr()
+                .copy_to_nonoverlapping(out.as_mut_ptr(), out.len())
+        };
+        true
+    }
+
+    /// Copies `data` to `offset`; `false`, and nothing copied, when it does not fit.
+    ///
+    /// For what the ring's own order protects: a request's header before the device is told of the request.
+    #[inline]
+    pub fn write(&self, offset: usize, data: &[u8]) -> bool {
+        let Some(target) = self.locate(offset, data.len()) else {
+            return false;
+        };
+        // SAFETY: the target is mapped (contract of `new`) and inside the span; `data` is a private slice, so they do not overlap.
+        unsafe {
+            target
+                .as_ptr()
+                .copy_from_nonoverlapping(data.as_ptr(), data.len())
+        };
+        true
+    }
+
     /// Two words of 8 bytes at `offset`, read once, at any alignment.
     #[inline]
     pub(crate) fn load_pair(&self, offset: usize) -> Option<(u64, u64)> {
