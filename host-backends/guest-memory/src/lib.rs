@@ -1,1 +1,34 @@
-//! Guest memory as the host sees it: regions, translation, volatile access, dirty log.
+//! Guest memory as the host sees it: regions mapped from descriptors, address translation, scatter lists,
+//! dirty log, and the guard that keeps the process alive when a peer truncates memory under it.
+//!
+//! One rule: whatever a peer does to its file, an access through this crate ends in bytes, an error or a
+//! poisoned mapping, never in a signal that ends the process.
+//!
+//! This is also the home of the few descriptor helpers that need `unsafe` ([`EventFd`], [`socket`]), so that the
+//! session above can forbid it.
+
+mod dirty_log;
+mod error;
+mod event_fd;
+mod iovecs;
+mod mapping;
+mod memory;
+mod region;
+mod shared;
+pub mod sigbus;
+pub mod socket;
+
+pub use dirty_log::DirtyLog;
+pub use dirty_log::LOG_PAGE;
+pub use error::Error;
+pub use event_fd::EventFd;
+pub use iovecs::IoVecs;
+pub use mapping::Access;
+pub use mapping::Mapping;
+pub use memory::GuestMemory;
+pub use memory::HostSlice;
+pub use region::RegionSpec;
+pub use shared::SharedMemory;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,310 @@
+//! A snapshot of guest memory: sorted regions, translation, copies. One rule: every address a peer named is looked
+//! up anew against one immutable snapshot, and a range that leaves a region is split or refused, never assumed
+//! contiguous.
+#![expect(unsafe_code, reason = "copies to and from mapped guest memory")]
+
+use crate::Access;
+use crate::DirtyLog;
+use crate::Error;
+use crate::IoVecs;
+use crate::Mapping;
+use crate::RegionSpec;
+use crate::sigbus;
+use std::marker::PhantomData;
+use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use virtqueue::PeerMemory;
+use virtqueue::RingMemory;
+use virtqueue::Segment;
+
+/// Most regions in one snapshot (what `GET_MAX_MEM_SLOTS` answers).
+const MAX_REGIONS: usize = 509;
+
+/// Bytes of guest memory that are contiguous here. The guest may change them at any time.
+#[derive(Debug, Clone, Copy)]
+pub struct HostSlice<'a> {
+    ptr: NonNull<u8>,
+    len: usize,
+    memory: PhantomData<&'a Mapping>,
+}
+
+// SAFETY: an address and a length, valid as long as the borrowed mapping, which is Sync.
+unsafe impl Send for HostSlice<'_> {}
+
+impl HostSlice<'_> {
+    /// First byte.
+    pub fn as_ptr(&self) -> NonNull<u8> {
+        self.ptr
+    }
+
+    /// Bytes.
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "an empty span is never made from a descriptor"
+    )]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The span as the queue code wants it.
+    fn ring_memory(self) -> RingMemory {
+        // SAFETY: the span was checked against its mapping, which the holder of the snapshot keeps alive.
+        unsafe { RingMemory::new(self.ptr, self.len) }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Region {
+    spec: RegionSpec,
+    mapping: Arc<Mapping>,
+}
+
+/// All regions the front-end gave us, at one moment. Shared as `Arc`; a change makes a new snapshot that shares
+/// the mappings that stay.
+#[derive(Debug, Default)]
+pub struct GuestMemory {
+    regions: Vec<Region>,
+    log: Option<Arc<DirtyLog>>,
+}
+
+impl GuestMemory {
+    /// Most regions in one snapshot.
+    pub const MAX_REGIONS: usize = MAX_REGIONS;
+
+    /// Maps `regions`, as from `SET_MEM_TABLE`.
+    pub fn new(regions: Vec<(RegionSpec, OwnedFd)>) -> Result<Self, Error> {
+        let mut memory = Self::default();
+        for (spec, fd) in regions {
+            memory.add(spec, &fd)?;
+        }
+        Ok(memory)
+    }
+
+    /// A snapshot with one region more (`ADD_MEM_REG`).
+    pub fn with_region(&self, spec: RegionSpec, fd: OwnedFd) -> Result<Self, Error> {
+        let mut memory = self.share();
+        memory.add(spec, &fd)?;
+        memory.check_log()?;
+        Ok(memory)
+    }
+
+    /// A snapshot without the region that has this guest address, user address and size (`REM_MEM_REG`).
+    pub fn without_region(&self, spec: &RegionSpec) -> Result<Self, Error> {
+        let same = |r: &Region| {
+            r.spec.guest_addr == spec.guest_addr
+                && r.spec.user_addr == spec.user_addr
+                && r.spec.size == spec.size
+        };
+        let mut memory = self.share();
+        let at = memory.regions.iter().position(same);
+        memory
+            .regions
+            .remove(at.ok_or(Error::NoSuchRegion(spec.guest_addr))?);
+        Ok(memory)
+    }
+
+    /// A snapshot that logs to `log`, or to none. Refused if the log does not cover all regions.
+    pub fn with_log(&self, log: Option<Arc<DirtyLog>>) -> Result<Self, Error> {
+        let mut memory = self.share();
+        memory.log = log;
+        memory.check_log()?;
+        Ok(memory)
+    }
+
+    fn share(&self) -> Self {
+        Self {
+            regions: self.regions.clone(),
+            log: self.log.clone(),
+        }
+    }
+
+    fn add(&mut self, spec: RegionSpec, fd: &OwnedFd) -> Result<(), Error> {
+        spec.validate()?;
+        if self.regions.len() >= MAX_REGIONS {
+            return Err(Error::TooManyRegions(MAX_REGIONS));
+        }
+        if self.regions.iter().any(|r| r.spec.overlaps(&spec)) {
+            return Err(Error::Overlap(spec.guest_addr));
+        }
+        let mapping = Mapping::new(fd.as_fd(), spec.mmap_offset, spec.size, Access::ReadWrite)?;
+        let at = self
+            .regions
+            .partition_point(|r| r.spec.guest_addr < spec.guest_addr);
+        self.regions.insert(
+            at,
+            Region {
+                spec,
+                mapping: Arc::new(mapping),
+            },
+        );
+        Ok(())
+    }
+
+    fn check_log(&self) -> Result<(), Error> {
+        let end = self.end();
+        match &self.log {
+            Some(log) if log.covered() < end => Err(Error::LogTooSmall {
+                covered: log.covered(),
+                end,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// End of the highest region, zero without regions.
+    pub fn end(&self) -> u64 {
+        self.regions.last().map_or(0, |r| r.spec.guest_end())
+    }
+
+    /// The regions, by ascending guest address.
+    pub fn regions(&self) -> impl ExactSizeIterator<Item = &RegionSpec> {
+        self.regions.iter().map(|r| &r.spec)
+    }
+
+    /// Whether a region was truncated under us, or the log. One load unless some mapping of the process was.
+    #[inline]
+    pub fn poisoned(&self) -> bool {
+        sigbus::any_poisoned()
+            && (self.regions.iter().any(|r| r.mapping.poisoned())
+                || self.log.as_ref().is_some_and(|log| log.poisoned()))
+    }
+
+    /// The region that holds guest address `addr`, and the offset in it.
+    #[inline]
+    fn find(&self, addr: u64) -> Option<(&Region, u64)> {
+        let after = self.regions.partition_point(|r| r.spec.guest_addr <= addr);
+        let region = self.regions.get(after.checked_sub(1)?)?;
+        let offset = addr - region.spec.guest_addr;
+        (offset < region.spec.size).then_some((region, offset))
+    }
+
+    /// `len` bytes at guest address `addr`, if they lie in one region.
+    #[inline]
+    pub fn host_slice(&self, addr: u64, len: usize) -> Option<HostSlice<'_>> {
+        let (region, offset) = self.find(addr)?;
+        let ptr = region.mapping.span(usize::try_from(offset).ok()?, len)?;
+        Some(HostSlice {
+            ptr,
+            len,
+            memory: PhantomData,
+        })
+    }
+
+    /// `len` bytes at front-end address `user_addr`, if they lie in one region. Ring addresses are given so.
+    pub fn user_slice(&self, user_addr: u64, len: usize) -> Option<HostSlice<'_>> {
+        self.host_slice(self.user_to_guest(user_addr)?, len)
+    }
+
+    /// The guest address behind a front-end address.
+    pub fn user_to_guest(&self, user_addr: u64) -> Option<u64> {
+        self.regions.iter().find_map(|r| {
+            let offset = user_addr.checked_sub(r.spec.user_addr)?;
+            (offset < r.spec.size).then(|| r.spec.guest_addr + offset)
+        })
+    }
+
+    /// A ring area at front-end address `user_addr`. The result is used only while this snapshot is held.
+    pub fn user_ring(&self, user_addr: u64, len: usize) -> Option<RingMemory> {
+        self.user_slice(user_addr, len).map(HostSlice::ring_memory)
+    }
+
+    /// Appends the host spans of `segments` to `out`, split at region borders.
+    ///
+    /// On an error `out` is as it was before, as far as it can matter: the caller gives the request up.
+    #[inline]
+    pub fn iovecs(&self, segments: &[Segment], out: &mut IoVecs) -> Result<(), Error> {
+        segments
+            .iter()
+            .try_for_each(|s| self.for_each_span(s.addr, u64::from(s.len), |slice| out.push(slice)))
+    }
+
+    /// Calls `each` for the spans that make up `len` bytes at guest address `addr`, in order.
+    #[inline]
+    pub fn for_each_span<'a>(
+        &'a self,
+        mut addr: u64,
+        len: u64,
+        mut each: impl FnMut(HostSlice<'a>),
+    ) -> Result<(), Error> {
+        let hole = Error::Hole { addr, len };
+        let mut left = len;
+        while left != 0 {
+            let Some((region, offset)) = self.find(addr) else {
+                return Err(hole);
+            };
+            let part = left.min(region.spec.size - offset);
+            let Some(ptr) = region.mapping.span(offset as usize, part as usize) else {
+                return Err(hole);
+            };
+            each(HostSlice {
+                ptr,
+                len: part as usize,
+                memory: PhantomData,
+            });
+            // Regions end below the last page of the address space, so neither can wrap.
+            addr += part;
+            left -= part;
+        }
+        Ok(())
+    }
+
+    /// Copies from guest address `addr`.
+    pub fn read(&self, addr: u64, out: &mut [u8]) -> Result<(), Error> {
+        let mut done = 0;
+        let len = out.len() as u64;
+        self.for_each_span(addr, len, |slice| {
+            let Some(target) = out.get_mut(done..done + slice.len()) else {
+                return;
+            };
+            // SAFETY: the span is mapped, the target is ours and of the same length; they cannot overlap. The
+            // guest may write meanwhile; any mixture of bytes is a valid u8 sequence.
+            unsafe {
+                std::ptr::copy_nonoverlapping(slice.ptr.as_ptr(), target.as_mut_ptr(), slice.len);
+            };
+            done += slice.len();
+        })
+    }
+
+    /// Copies to guest address `addr` and marks the pages dirty.
+    pub fn write(&self, addr: u64, data: &[u8]) -> Result<(), Error> {
+        // A range with a hole must not be half written.
+        self.for_each_span(addr, data.len() as u64, |_| {})?;
+        let mut done = 0;
+        self.for_each_span(addr, data.len() as u64, |slice| {
+            let Some(source) = data.get(done..done + slice.len()) else {
+                return;
+            };
+            // SAFETY: as in `read`, the other way round.
+            unsafe {
+                std::ptr::copy_nonoverlapping(source.as_ptr(), slice.ptr.as_ptr(), slice.len);
+            };
+            done += slice.len();
+        })?;
+        self.mark_dirty(addr, data.len() as u64);
+        Ok(())
+    }
+
+    /// Whether writes are to be logged.
+    #[inline]
+    pub fn is_logging(&self) -> bool {
+        self.log.is_some()
+    }
+
+    /// Marks `len` bytes at guest address `addr` dirty, if logging. Call it after the data was written and before
+    /// the buffer is used. Buffers completed through `device_model::Queue` are marked by it.
+    #[inline]
+    pub fn mark_dirty(&self, addr: u64, len: u64) {
+        if let Some(log) = &self.log {
+            log.mark(addr, len);
+        }
+    }
+}
+
+impl PeerMemory for GuestMemory {
+    #[inline]
+    fn span(&self, addr: u64, len: usize) -> Option<RingMemory> {
+        self.host_slice(addr, len).map(HostSlice::ring_memory)
+    }
+}
