@@ -1,0 +1,64 @@
+//! The programs under test, built once per run.
+//!
+//! One rule: tests run what this tree builds in release mode, never what is installed.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use crate::paths;
+use crate::process;
+
+/// Cargo packages and the programs they make.
+const PACKAGES: &[&str] = &["blockd", "monitor", "probe-guest"];
+
+/// Where the programs are, built by the first caller. `PARAVANE_BIN_DIR` names programs that were
+/// built before.
+///
+/// # Errors
+/// When the build fails.
+pub fn folder() -> anyhow::Result<PathBuf> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| {
+        if let Some(given) = std::env::var_os("PARAVANE_BIN_DIR") {
+            return Ok(PathBuf::from(given));
+        }
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut command = Command::new(cargo);
+        command
+            .current_dir(paths::root())
+            .args(["build", "--release", "--locked"]);
+        // The flags of a model checking run must not reach the programs.
+        command
+            .env_remove("RUSTFLAGS")
+            .args(PACKAGES.iter().flat_map(|name| ["-p", name]));
+        process::run(&mut command)
+            .map(|_| paths::target().join("release"))
+            .map_err(|error| format!("{error:#}"))
+    });
+    built.clone().map_err(anyhow::Error::msg)
+}
+
+/// The vhost-user block daemon.
+///
+/// # Errors
+/// When the build fails.
+pub fn blockd() -> anyhow::Result<PathBuf> {
+    Ok(folder()?.join("paravane-blockd"))
+}
+
+/// The virtual machine monitor.
+///
+/// # Errors
+/// When the build fails.
+pub fn monitor() -> anyhow::Result<PathBuf> {
+    Ok(folder()?.join("paravane"))
+}
+
+/// The freestanding guest.
+///
+/// # Errors
+/// When the build fails.
+pub fn probe_guest() -> anyhow::Result<PathBuf> {
+    Ok(folder()?.join("probe-guest"))
+}

@@ -1,0 +1,149 @@
+//! QEMU without hardware help, as a frontend of our daemon and as the host of nested guests.
+//!
+//! One rule: no network device, no default device, and the serial console is the only way in.
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use crate::console::Console;
+use crate::process;
+use crate::process::Process;
+use crate::tool;
+
+/// Kernel words for a machine that is slow and has no firmware to talk to.
+pub const QUIET: &str =
+    "console=ttyS0 quiet mitigations=off panic=-1 reboot=t tsc=reliable no_timer_check";
+
+/// What a machine is made of.
+#[derive(Clone, Debug, Default)]
+pub struct Machine {
+    /// `-cpu`.
+    pub cpu: String,
+    /// Virtual processors.
+    pub cpus: u32,
+    /// MiB of memory, shared with the daemons.
+    pub memory_mib: u32,
+    /// An uncompressed kernel with a PVH entry.
+    pub kernel: PathBuf,
+    /// Its initial file system.
+    pub initramfs: PathBuf,
+    /// Words after [`QUIET`].
+    pub words: String,
+    /// vhost-user disks: socket and properties of the device (`,packed=on`).
+    pub vhost_user: Vec<(String, String)>,
+    /// Plain images that a run does not change.
+    pub snapshots: Vec<PathBuf>,
+}
+
+/// A running machine.
+#[derive(Debug)]
+pub struct Running {
+    /// The conversation with the guest.
+    pub console: Console,
+    process: Process,
+}
+
+impl Machine {
+    /// A machine for a Debian guest with one vhost-user disk.
+    pub fn debian(kernel: &Path, initramfs: &Path) -> Self {
+        Self {
+            cpu: "max".into(),
+            cpus: 4,
+            memory_mib: 512,
+            kernel: kernel.to_path_buf(),
+            initramfs: initramfs.to_path_buf(),
+            ..Self::default()
+        }
+    }
+
+    fn command(&self) -> anyhow::Result<Command> {
+        let mut command = Command::new(tool("qemu-system-x86_64", "qemu-system-x86")?);
+        command.args([
+            "-accel",
+            "tcg,thread=multi,tb-size=512",
+            "-M",
+            "q35",
+            "-nic",
+            "none",
+        ]);
+        command.args([
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+        ]);
+        command.args(["-serial", "stdio", "-cpu", &self.cpu]);
+        command.args([
+            "-smp",
+            &self.cpus.to_string(),
+            "-m",
+            &format!("{}M", self.memory_mib),
+        ]);
+        let memory = format!(
+            "memory-backend-memfd,id=m,size={}M,share=on",
+            self.memory_mib
+        );
+        command.args(["-object", &memory, "-numa", "node,memdev=m"]);
+        command
+            .arg("-kernel")
+            .arg(&self.kernel)
+            .arg("-initrd")
+            .arg(&self.initramfs);
+        command
+            .arg("-append")
+            .arg(format!("{QUIET} {}", self.words));
+        for (number, (socket, properties)) in self.vhost_user.iter().enumerate() {
+            let chardev = format!("socket,id=c{number},path={socket},reconnect=1");
+            let device = format!("vhost-user-blk-pci,chardev=c{number}{properties}");
+            command.args(["-chardev", &chardev, "-device", &device]);
+        }
+        for (number, image) in self.snapshots.iter().enumerate() {
+            let image = image.display();
+            let drive = format!("id=d{number},file={image},format=raw,if=none,snapshot=on");
+            command.args([
+                "-drive",
+                &drive,
+                "-device",
+                &format!("virtio-blk-pci,drive=d{number}"),
+            ]);
+        }
+        Ok(command)
+    }
+
+    /// Starts it; the console goes to `<logs>/console.log`, QEMU's own words to `<logs>/qemu.log`.
+    ///
+    /// # Errors
+    /// When QEMU is missing or does not start.
+    pub fn start(&self, logs: &Path) -> anyhow::Result<Running> {
+        let mut command = self.command()?;
+        let log = process::log_file(&logs.join("qemu.log"), &format!("{command:?}"))?;
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log);
+        let mut process = Process::start("qemu", command)?;
+        let output = process.child().stdout.take().context("QEMU's console")?;
+        let input = process.child().stdin.take();
+        let console = Console::attach(output, input, &logs.join("console.log"))?;
+        Ok(Running { console, process })
+    }
+}
+
+impl Running {
+    /// Waits for the guest to power off.
+    ///
+    /// # Errors
+    /// When it does not within `limit`, or QEMU fails.
+    pub fn power_off(&mut self, limit: Duration) -> anyhow::Result<()> {
+        self.console.drain(limit)?;
+        let status = self.process.wait(limit)?;
+        anyhow::ensure!(status.success(), "QEMU ended with {status}");
+        Ok(())
+    }
+}

@@ -1,0 +1,70 @@
+//! Whole machines. Tests run one after another by default: each wants the whole computer.
+//!
+//! One rule: a test that cannot run here is shown as ignored with its reason, decided at run time.
+
+mod debian;
+mod nested;
+mod probe;
+
+use libtest_mimic::Arguments;
+use libtest_mimic::Completion;
+use libtest_mimic::Failed;
+use libtest_mimic::Trial;
+use vm::Skip;
+
+type Test = fn() -> anyhow::Result<()>;
+
+const TESTS: &[(&str, Test)] = &[
+    (
+        "debian_under_qemu_keeps_its_files_through_trim_growth_and_a_dying_daemon",
+        debian::files,
+    ),
+    (
+        "debian_under_qemu_uses_the_packed_ring_through_a_dying_daemon",
+        debian::packed,
+    ),
+    (
+        "debian_under_qemu_cannot_change_a_read_only_disk",
+        debian::read_only,
+    ),
+    ("debian_under_qemu_has_its_root_on_the_daemon", debian::root),
+    (
+        "debian_runs_on_our_monitor_in_nested_kvm_with_its_root_on_our_daemon",
+        nested::debian,
+    ),
+    ("the_probe_guest_verifies_a_disk", probe::verify),
+    (
+        "the_probe_guest_verifies_a_disk_over_four_packed_queues",
+        probe::packed_queues,
+    ),
+    (
+        "every_write_happens_once_while_the_daemon_is_killed",
+        probe::killed,
+    ),
+];
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    if arguments.test_threads.is_none() {
+        arguments.test_threads = Some(1);
+    }
+    let trials = TESTS.iter().map(|(name, test)| {
+        let name = (*name).to_string();
+        Trial::ignorable_test(name.clone(), move || run(&name, *test))
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit();
+}
+
+/// A skip is told on its own line, `SKIP name: reason`, for `cargo xtask test`.
+fn run(name: &str, test: Test) -> Result<Completion, Failed> {
+    match test() {
+        Ok(()) => Ok(Completion::Completed),
+        Err(error) => match error.downcast_ref::<Skip>() {
+            Some(reason) => {
+                println!("SKIP {name}: {reason}");
+                Ok(Completion::ignored_with(reason))
+            }
+            None => Err(format!("{error:#}").into()),
+        },
+    }
+}
