@@ -22,23 +22,43 @@ pub(crate) enum Payload {
     None,
     Data(Direction),
     /// A range descriptor; the sectors are all that are still to do.
-    Range { sectors: u64, per_request: u32, flags: u32 },
+    Range {
+        sectors: u64,
+        per_request: u32,
+        flags: u32,
+    },
     Serial,
 }
 
 /// `len` is the buffer's length, if there is a buffer.
-pub(crate) fn plan(info: &DiskInfo, capacity: u64, operation: Operation, len: Option<u64>) -> Result<Plan, Refusal> {
+pub(crate) fn plan(
+    info: &DiskInfo,
+    capacity: u64,
+    operation: Operation,
+    len: Option<u64>,
+) -> Result<Plan, Refusal> {
     match operation {
         Operation::Read { sector } => {
             check_data(info, capacity, sector, len)?;
-            Ok(Plan { request_type: request_type::IN, sector, payload: Payload::Data(Direction::FromDevice) })
+            Ok(Plan {
+                request_type: request_type::IN,
+                sector,
+                payload: Payload::Data(Direction::FromDevice),
+            })
         }
         Operation::Write { sector } => {
             writable(info)?;
             check_data(info, capacity, sector, len)?;
-            Ok(Plan { request_type: request_type::OUT, sector, payload: Payload::Data(Direction::ToDevice) })
+            Ok(Plan {
+                request_type: request_type::OUT,
+                sector,
+                payload: Payload::Data(Direction::ToDevice),
+            })
         }
-        Operation::Raw { request_type, sector } => Ok(Plan {
+        Operation::Raw {
+            request_type,
+            sector,
+        } => Ok(Plan {
             request_type,
             sector,
             payload: match len {
@@ -50,22 +70,54 @@ pub(crate) fn plan(info: &DiskInfo, capacity: u64, operation: Operation, len: Op
         }),
         _ if len.is_some() => Err(Refusal::BadBuffer),
         Operation::Flush if !info.flush => Err(Refusal::Unsupported),
-        Operation::Flush => Ok(Plan { request_type: request_type::FLUSH, sector: 0, payload: Payload::None }),
-        Operation::GetSerial => Ok(Plan { request_type: request_type::GET_ID, sector: 0, payload: Payload::Serial }),
+        Operation::Flush => Ok(Plan {
+            request_type: request_type::FLUSH,
+            sector: 0,
+            payload: Payload::None,
+        }),
+        Operation::GetSerial => Ok(Plan {
+            request_type: request_type::GET_ID,
+            sector: 0,
+            payload: Payload::Serial,
+        }),
         Operation::Discard { sector, sectors } => {
-            let range = Payload::Range { sectors, per_request: info.max_discard_sectors, flags: 0 };
+            let range = Payload::Range {
+                sectors,
+                per_request: info.max_discard_sectors,
+                flags: 0,
+            };
             plan_range(info, capacity, request_type::DISCARD, sector, range)
         }
-        Operation::WriteZeroes { sector, sectors, unmap } => {
-            let flags = u32::from(unmap && info.write_zeroes_may_unmap) * virtio_spec::block::RANGE_FLAG_UNMAP;
-            let range = Payload::Range { sectors, per_request: info.max_write_zeroes_sectors, flags };
+        Operation::WriteZeroes {
+            sector,
+            sectors,
+            unmap,
+        } => {
+            let flags = u32::from(unmap && info.write_zeroes_may_unmap)
+                * virtio_spec::block::RANGE_FLAG_UNMAP;
+            let range = Payload::Range {
+                sectors,
+                per_request: info.max_write_zeroes_sectors,
+                flags,
+            };
             plan_range(info, capacity, request_type::WRITE_ZEROES, sector, range)
         }
     }
 }
 
-fn plan_range(info: &DiskInfo, capacity: u64, request_type: u32, sector: u64, payload: Payload) -> Result<Plan, Refusal> {
-    let Payload::Range { sectors, per_request, .. } = payload else {
+fn plan_range(
+    info: &DiskInfo,
+    capacity: u64,
+    request_type: u32,
+    sector: u64,
+    payload: Payload,
+) -> Result<Plan, Refusal> {
+    let Payload::Range {
+        sectors,
+        per_request,
+        ..
+    } = payload
+    else {
         return Err(Refusal::BadBuffer);
     };
     if per_request == 0 {
@@ -73,10 +125,19 @@ fn plan_range(info: &DiskInfo, capacity: u64, request_type: u32, sector: u64, pa
     }
     writable(info)?;
     in_disk(info, capacity, sector, sectors)?;
-    Ok(Plan { request_type, sector, payload })
+    Ok(Plan {
+        request_type,
+        sector,
+        payload,
+    })
 }
 
-fn check_data(info: &DiskInfo, capacity: u64, sector: u64, len: Option<u64>) -> Result<(), Refusal> {
+fn check_data(
+    info: &DiskInfo,
+    capacity: u64,
+    sector: u64,
+    len: Option<u64>,
+) -> Result<(), Refusal> {
     let len = len.ok_or(Refusal::BadBuffer)?;
     if len % 512 != 0 {
         return Err(Refusal::Unaligned);
@@ -96,5 +157,9 @@ fn in_disk(info: &DiskInfo, capacity: u64, sector: u64, sectors: u64) -> Result<
 }
 
 fn writable(info: &DiskInfo) -> Result<(), Refusal> {
-    if info.read_only { Err(Refusal::ReadOnly) } else { Ok(()) }
+    if info.read_only {
+        Err(Refusal::ReadOnly)
+    } else {
+        Ok(())
+    }
 }

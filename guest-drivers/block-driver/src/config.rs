@@ -62,7 +62,11 @@ impl DiskInfo {
             // Byte addresses of the disk fit into 63 bits: Linux and Windows need that, and sector sums cannot overflow.
             && self.capacity_sectors <= i64::MAX as u64 / block::SECTOR_SIZE
             && self.capacity_sectors % u64::from(self.block_size / 512) == 0;
-        if plausible { Ok(self) } else { Err(Error::BadConfig) }
+        if plausible {
+            Ok(self)
+        } else {
+            Err(Error::BadConfig)
+        }
     }
 
     /// Sectors per logical block.
@@ -86,11 +90,22 @@ fn read_fields<F: PciFunction>(t: &Transport<F>) -> Result<DiskInfo, virtio_pci:
     let exponent = field_u8(t, TOPOLOGY, offset_of!(Config, topology), 0)?;
     let discard = field_u32(t, DISCARD, offset_of!(Config, max_discard_sectors), 0)?;
     let discard_ranges = field_u32(t, DISCARD, offset_of!(Config, max_discard_seg), 0)?;
-    let zeroes = field_u32(t, WRITE_ZEROES, offset_of!(Config, max_write_zeroes_sectors), 0)?;
+    let zeroes = field_u32(
+        t,
+        WRITE_ZEROES,
+        offset_of!(Config, max_write_zeroes_sectors),
+        0,
+    )?;
     let zeroes_ranges = field_u32(t, WRITE_ZEROES, offset_of!(Config, max_write_zeroes_seg), 0)?;
     let per_block = (block_size / 512).max(1);
     // A limit of no ranges or of less than one block means that the operation is not usable.
-    let usable = |sectors: u32, ranges: u32| if ranges == 0 { 0 } else { sectors - sectors % per_block };
+    let usable = |sectors: u32, ranges: u32| {
+        if ranges == 0 {
+            0
+        } else {
+            sectors - sectors % per_block
+        }
+    };
     Ok(DiskInfo {
         capacity_sectors: u64::from_le_bytes(t.read_field(offset_of!(Config, capacity))?),
         block_size,
@@ -107,21 +122,58 @@ fn read_fields<F: PciFunction>(t: &Transport<F>) -> Result<DiskInfo, virtio_pci:
         seg_max: field_u32(t, SEG_MAX, offset_of!(Config, seg_max), 1)?.max(1),
         queues: field_u16(t, MQ, offset_of!(Config, num_queues), 1)?,
         max_discard_sectors: usable(discard, discard_ranges),
-        discard_alignment_sectors: field_u32(t, DISCARD, offset_of!(Config, discard_sector_alignment), 1)?,
+        discard_alignment_sectors: field_u32(
+            t,
+            DISCARD,
+            offset_of!(Config, discard_sector_alignment),
+            1,
+        )?,
         max_write_zeroes_sectors: usable(zeroes, zeroes_ranges),
-        write_zeroes_may_unmap: field_u8(t, WRITE_ZEROES, offset_of!(Config, write_zeroes_may_unmap), 0)? != 0,
+        write_zeroes_may_unmap: field_u8(
+            t,
+            WRITE_ZEROES,
+            offset_of!(Config, write_zeroes_may_unmap),
+            0,
+        )? != 0,
         max_transfer: 0,
     })
 }
 
-fn field_u32<F: PciFunction>(t: &Transport<F>, feature: u64, at: usize, without: u32) -> Result<u32, virtio_pci::Error> {
-    if t.has(feature) { t.read_field(at).map(u32::from_le_bytes) } else { Ok(without) }
+fn field_u32<F: PciFunction>(
+    t: &Transport<F>,
+    feature: u64,
+    at: usize,
+    without: u32,
+) -> Result<u32, virtio_pci::Error> {
+    if t.has(feature) {
+        t.read_field(at).map(u32::from_le_bytes)
+    } else {
+        Ok(without)
+    }
 }
 
-fn field_u16<F: PciFunction>(t: &Transport<F>, feature: u64, at: usize, without: u16) -> Result<u16, virtio_pci::Error> {
-    if t.has(feature) { t.read_field(at).map(u16::from_le_bytes) } else { Ok(without) }
+fn field_u16<F: PciFunction>(
+    t: &Transport<F>,
+    feature: u64,
+    at: usize,
+    without: u16,
+) -> Result<u16, virtio_pci::Error> {
+    if t.has(feature) {
+        t.read_field(at).map(u16::from_le_bytes)
+    } else {
+        Ok(without)
+    }
 }
 
-fn field_u8<F: PciFunction>(t: &Transport<F>, feature: u64, at: usize, without: u8) -> Result<u8, virtio_pci::Error> {
-    if t.has(feature) { t.read_field(at).map(u8::from_le_bytes) } else { Ok(without) }
+fn field_u8<F: PciFunction>(
+    t: &Transport<F>,
+    feature: u64,
+    at: usize,
+    without: u8,
+) -> Result<u8, virtio_pci::Error> {
+    if t.has(feature) {
+        t.read_field(at).map(u8::from_le_bytes)
+    } else {
+        Ok(without)
+    }
 }

@@ -37,6 +37,11 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { queues: 1, queue_size: 256, max_segments: 64, features: WANTED_FEATURES }
+        Self {
+            queues: 1,
+            queue_size: 256,
+            max_segments: 64,
+            features: WANTED_FEATURES,
+        }
     }
 }

@@ -73,7 +73,11 @@ pub struct Serial(pub [u8; virtio_spec::block::ID_SIZE]);
 impl Serial {
     /// The bytes before the first zero.
     pub fn as_bytes(&self) -> &[u8] {
-        let end = self.0.iter().position(|&byte| byte == 0).unwrap_or(self.0.len());
+        let end = self
+            .0
+            .iter()
+            .position(|&byte| byte == 0)
+            .unwrap_or(self.0.len());
         self.0.get(..end).unwrap_or(&self.0)
     }
 }

@@ -37,7 +37,11 @@ pub(crate) struct Segments {
 
 impl Segments {
     pub(crate) fn with_capacity(segments: usize, cuts: usize) -> Self {
-        Self { list: Vec::with_capacity(segments), cuts: Vec::with_capacity(cuts), overflow: false }
+        Self {
+            list: Vec::with_capacity(segments),
+            cuts: Vec::with_capacity(cuts),
+            overflow: false,
+        }
     }
 
     pub(crate) fn clear(&mut self) {
@@ -80,7 +84,11 @@ impl Segments {
             return Err(Refusal::BadBuffer);
         }
         if self.list.len() <= limits.seg_max && total <= u64::from(u32::MAX) {
-            self.cuts.push(Cut { start: 0, end: self.list.len(), bytes: total });
+            self.cuts.push(Cut {
+                start: 0,
+                end: self.list.len(),
+                bytes: total,
+            });
             return Ok(());
         }
         let mut start = 0;
@@ -96,7 +104,12 @@ impl Segments {
         let mut bytes = 0_u64;
         // The last segment at which a whole number of blocks is reached or passed, and the bytes up to that block border.
         let mut best = None;
-        let candidates = self.list.get(start..).unwrap_or(&[]).iter().take(limits.seg_max);
+        let candidates = self
+            .list
+            .get(start..)
+            .unwrap_or(&[])
+            .iter()
+            .take(limits.seg_max);
         for (index, segment) in candidates.enumerate() {
             if bytes + u64::from(segment.len) > u64::from(u32::MAX) {
                 break;
@@ -112,7 +125,11 @@ impl Segments {
         if excess > 0 {
             self.split_segment(last, excess, limits)?;
         }
-        self.cuts.push(Cut { start, end: last + 1, bytes: whole });
+        self.cuts.push(Cut {
+            start,
+            end: last + 1,
+            bytes: whole,
+        });
         Ok(last + 1)
     }
 
@@ -121,7 +138,11 @@ impl Segments {
         let segment = self.list.get_mut(index).ok_or(Refusal::TooLarge)?;
         // Less than one block, and blocks are at most 64 KiB.
         let tail = u32::try_from(tail).map_err(|_| Refusal::TooLarge)?;
-        let head = segment.len.checked_sub(tail).filter(|&head| head > 0).ok_or(Refusal::TooLarge)?;
+        let head = segment
+            .len
+            .checked_sub(tail)
+            .filter(|&head| head > 0)
+            .ok_or(Refusal::TooLarge)?;
         let addr = segment.addr.wrapping_add(u64::from(head));
         segment.len = head;
         if self.list.len() >= limits.total_max {
