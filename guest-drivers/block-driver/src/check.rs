@@ -139,7 +139,7 @@ fn check_data(
     len: Option<u64>,
 ) -> Result<(), Refusal> {
     let len = len.ok_or(Refusal::BadBuffer)?;
-    if len % 512 != 0 {
+    if !len.is_multiple_of(512) {
         return Err(Refusal::Unaligned);
     }
     in_disk(info, capacity, sector, len / 512)
@@ -147,7 +147,7 @@ fn check_data(
 
 fn in_disk(info: &DiskInfo, capacity: u64, sector: u64, sectors: u64) -> Result<(), Refusal> {
     let block = info.sectors_per_block();
-    if sectors == 0 || sector % block != 0 || sectors % block != 0 {
+    if sectors == 0 || !sector.is_multiple_of(block) || !sectors.is_multiple_of(block) {
         return Err(Refusal::Unaligned);
     }
     match sector.checked_add(sectors) {

@@ -59,14 +59,18 @@ impl DiskInfo {
             && self.physical_block_size >= self.block_size
             && self.size_max >= 512
             && self.queues > 0
-            // Byte addresses of the disk fit into 63 bits: Linux and Windows need that, and sector sums cannot overflow.
-            && self.capacity_sectors <= i64::MAX as u64 / block::SECTOR_SIZE
-            && self.capacity_sectors % u64::from(self.block_size / 512) == 0;
-        if plausible {
-            Ok(self)
-        } else {
-            Err(Error::BadConfig)
+            // Byte addresses of the disk fit into 63 bits: operating systems need that, and sums of sectors cannot overflow.
+            && self.capacity_sectors <= i64::MAX as u64 / block::SECTOR_SIZE;
+        if !plausible {
+            return Err(Error::BadConfig);
         }
+        // What does not make up a whole block at the end is out of reach.
+        let capacity_sectors =
+            self.capacity_sectors - self.capacity_sectors % self.sectors_per_block();
+        Ok(Self {
+            capacity_sectors,
+            ..self
+        })
     }
 
     /// Sectors per logical block.

@@ -178,7 +178,7 @@ impl<F: PciFunction> BlockDriver<F> {
         transport: &mut Transport<F>,
         options: Options,
     ) -> Result<(u64, DiskInfo), Error> {
-        if u32::from(transport.device_type()) != u32::from(device_id::BLOCK) {
+        if u32::from(transport.device_type()) != device_id::BLOCK {
             return Err(Error::NotBlock);
         }
         transport.reset_and_wait(platform)?;
@@ -214,6 +214,9 @@ impl<F: PciFunction> BlockDriver<F> {
             return Ok(ConfigChange::NeedsReset);
         }
         let info = DiskInfo::read(&self.transport)?;
+        if info.block_size != self.info.block_size {
+            return Err(Error::BadConfig);
+        }
         let before = self.capacity.swap(info.capacity_sectors, Ordering::Relaxed);
         if before == info.capacity_sectors {
             return Ok(ConfigChange::Nothing);

@@ -50,7 +50,7 @@ impl QueueMemory {
         let layout = config.layout();
         let slots = usize::from(config.size);
         let mut areas = Vec::with_capacity(5);
-        let mut allocate = |len: usize, align: usize| {
+        let mut allocate = |len: usize, align: usize| -> Result<_, Error> {
             let area = platform.allocate(len, align)?;
             let place = (area.span, area.device_addr);
             areas.push(area);

@@ -53,7 +53,6 @@ pub struct Counters {
 }
 
 /// One request queue of a disk.
-#[derive(Debug)]
 pub struct BlockQueue<P: Dma<Span = RingMemory>, B> {
     pub(crate) index: u16,
     pub(crate) ring: DriverQueue,

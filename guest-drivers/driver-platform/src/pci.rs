@@ -6,7 +6,7 @@
 /// repeated or reordered with each other; values are little-endian on the bus and native here.
 ///
 /// A handle is cheap to clone, and clones may be used from several processors at once.
-pub trait Mmio: Clone {
+pub trait Mmio: Clone + core::fmt::Debug {
     /// Length of the window in bytes.
     fn len(&self) -> u64;
     /// Whether the window is empty.

@@ -228,8 +228,8 @@ impl<F: PciFunction> Transport<F> {
         }
         let mut out = [0; N];
         let width = match N {
-            2 if offset % 2 == 0 => 2,
-            4 | 8 if offset % 4 == 0 => 4,
+            2 if offset.is_multiple_of(2) => 2,
+            4 | 8 if offset.is_multiple_of(4) => 4,
             _ => 1,
         };
         for (index, piece) in out.chunks_mut(width).enumerate() {

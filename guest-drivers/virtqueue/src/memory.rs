@@ -293,6 +293,7 @@ impl<T: Word> Cells<T> {
         }
         // SAFETY: below `len`, checked above.
         Some(Cell {
+            // SAFETY: below `len`, checked above.
             ptr: unsafe { self.ptr.add(index) },
         })
     }
