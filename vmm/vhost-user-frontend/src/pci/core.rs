@@ -1,0 +1,99 @@
+//! The part of a device that both vCPU threads and the session's thread touch. Rule: the configuration that the guest
+//! reads and its generation change together, under the lock around this.
+
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::OnceLock;
+use std::sync::PoisonError;
+use std::sync::Weak;
+
+use machine::pci::Msix;
+use virtio_spec::block;
+use virtio_spec::device_id;
+use virtio_spec::pci::isr;
+use virtio_spec::status;
+
+use super::registers::Registers;
+use crate::Error;
+use crate::session::Events;
+use crate::session::Session;
+
+pub(crate) struct Core {
+    pub registers: Registers,
+    pub msix: Msix,
+    pub isr: u8,
+    /// Device configuration as the guest sees it.
+    pub config: Vec<u8>,
+    pub device_id: u32,
+}
+
+impl Core {
+    /// Takes over the session's configuration and tells the driver.
+    pub(crate) fn config_changed(&mut self, config: Vec<u8>) {
+        let count = u16::try_from(self.registers.queues().len()).unwrap_or(u16::MAX);
+        self.config = adapt(self.device_id, config, count);
+        self.registers.config_changed();
+        self.notify_config();
+    }
+
+    pub(crate) fn needs_reset(&mut self) {
+        self.registers.needs_reset();
+        self.notify_config();
+    }
+
+    /// A configuration interrupt; only a driver that is up wants one (virtio 1.4, 2.1.2).
+    fn notify_config(&mut self) {
+        if !self.registers.has_status(status::DRIVER_OK) {
+            return;
+        }
+        if self.msix.enabled() {
+            self.msix.trigger(self.registers.config_vector());
+        } else {
+            self.isr |= isr::CONFIG;
+        }
+    }
+}
+
+pub(crate) fn lock(core: &Mutex<Core>) -> MutexGuard<'_, Core> {
+    // A panic elsewhere leaves registers that are each valid on their own.
+    core.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes fields agree with what this front-end adds to the backend.
+pub(crate) fn adapt(device: u32, mut config: Vec<u8>, queues: u16) -> Vec<u8> {
+    if device == device_id::BLOCK
+        && let Some(field) = config.get_mut(NUM_QUEUES..NUM_QUEUES + 2)
+    {
+        // Otherwise a driver would look for queues that this device does not have.
+        field.copy_from_slice(&queues.to_le_bytes());
+    }
+    config
+}
+
+/// Offset of `num_queues` in the block configuration.
+const NUM_QUEUES: usize = std::mem::offset_of!(block::Config, num_queues);
+
+/// Passes the session's events to the device, which comes into being after the session.
+#[derive(Default)]
+pub(crate) struct Notifier {
+    pub target: OnceLock<(Weak<Mutex<Core>>, Weak<Session>)>,
+}
+
+impl Events for Notifier {
+    fn config_changed(&self) {
+        if let Some((core, session)) = self.target.get()
+            && let (Some(core), Some(session)) = (core.upgrade(), session.upgrade())
+        {
+            lock(&core).config_changed(session.config());
+        }
+    }
+
+    fn needs_reset(&self, reason: &Error) {
+        tracing::error!(%reason, "the device needs a reset");
+        if let Some((core, _)) = self.target.get()
+            && let Some(core) = core.upgrade()
+        {
+            lock(&core).needs_reset();
+        }
+    }
+}

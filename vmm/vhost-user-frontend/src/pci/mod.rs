@@ -1,0 +1,95 @@
+//! The virtio-pci transport (virtio 1.4, 4.1), modern only, over a vhost-user session. Rule: registers are a pure
+//! state machine ([`registers`]); only [`VhostUserDevice`] turns what it says into requests, doorbells and interrupts.
+
+mod core;
+mod device;
+mod layout;
+pub mod registers;
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use machine::Ram;
+use virtio_spec::device_id;
+
+use crate::Error;
+use crate::Result;
+use crate::session::Memory;
+use crate::session::Region;
+use crate::session::SessionSpec;
+
+pub use self::device::VhostUserDevice;
+
+/// Bytes of `struct virtio_blk_config` up to and with `write_zeroes_may_unmap` and its padding (virtio 1.4, 5.2.4);
+/// every backend has these, later fields are of features that few offer.
+const BLOCK_CONFIG_LEN: u32 = 60;
+
+/// One device, as the operator describes it.
+#[derive(Debug, Clone)]
+pub struct FrontendSpec {
+    /// Socket on which the backend listens.
+    pub socket: PathBuf,
+    /// Virtio device id (2 for a disk).
+    pub device_id: u32,
+    /// Most queues; the backend may have fewer.
+    pub queues: u16,
+    /// Largest size of each queue, a power of two.
+    pub queue_size: u16,
+    /// Bytes of device configuration.
+    pub config_len: u32,
+    /// Mask of virtio features to let through to the guest.
+    pub features: u64,
+    /// How long to wait for the backend to listen.
+    pub connect_timeout: Duration,
+}
+
+impl FrontendSpec {
+    /// A disk with one queue of 256 entries.
+    pub fn block(socket: impl Into<PathBuf>) -> Self {
+        Self {
+            socket: socket.into(),
+            device_id: device_id::BLOCK,
+            queues: 1,
+            queue_size: 256,
+            config_len: BLOCK_CONFIG_LEN,
+            features: u64::MAX,
+            connect_timeout: Duration::from_secs(10),
+        }
+    }
+
+    fn session(&self) -> Result<SessionSpec> {
+        if !self.queue_size.is_power_of_two() || self.queue_size > 32768 {
+            return Err(Error::Spec("a queue size is a power of two up to 32768"));
+        }
+        if !(1..=63).contains(&self.device_id) {
+            return Err(Error::Spec("a virtio device id is 1 to 63"));
+        }
+        Ok(SessionSpec {
+            queue_count: self.queues,
+            queue_size_max: self.queue_size,
+            config_len: self.config_len,
+            connect_timeout: self.connect_timeout,
+            ..SessionSpec::new(&self.socket, self.device_id)
+        })
+    }
+}
+
+/// The machine's RAM as the backend is to see it.
+pub fn shared_memory(ram: &Ram) -> Result<Memory> {
+    let file = ram.fd().try_clone_to_owned();
+    let file = file.map_err(|source| Error::Resource {
+        what: "a second descriptor of guest memory",
+        source,
+    })?;
+    let file = Arc::new(File::from(file));
+    let region = |region: &machine::RamRegion| Region {
+        guest_addr: region.guest_addr,
+        size: region.size,
+        user_addr: region.host_addr,
+        file: Arc::clone(&file),
+        offset: region.fd_offset,
+    };
+    Memory::new(ram.regions().iter().map(region).collect())
+}

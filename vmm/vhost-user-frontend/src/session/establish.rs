@@ -1,0 +1,133 @@
+//! From a fresh socket to a negotiated connection. Rule: nothing is taken over from an earlier connection here, and
+//! no lock is held, so a backend that stalls delays nobody but the supervisor.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use vhost_user_protocol::feature::LOG_ALL;
+use vhost_user_protocol::feature::PROTOCOL_FEATURES;
+use vhost_user_protocol::feature::protocol;
+use virtio_spec::feature;
+
+use super::SessionSpec;
+use super::Shared;
+use super::backend_channel::BackendChannel;
+use super::channel::Channel;
+use super::connection::Connection;
+use super::connection::Timeouts;
+use crate::Error;
+use crate::Result;
+
+/// Most regions of one `SET_MEM_TABLE` (the vhost-user document, "Memory regions description").
+pub(crate) const TABLE_REGIONS: usize = 8;
+
+/// Feature bits that concern the backend and the front-end, or that this front-end does not carry.
+const HIDDEN: u64 = LOG_ALL
+    | PROTOCOL_FEATURES
+    | feature::ACCESS_PLATFORM
+    | feature::SR_IOV
+    | feature::NOTIF_CONFIG_DATA
+    | feature::ADMIN_VQ;
+
+/// A negotiated connection.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub connection: Arc<Connection>,
+    /// All features that the backend offers, hidden ones included.
+    pub offered: u64,
+    pub queue_count: u16,
+    /// Regions that the backend can hold.
+    pub mem_slots: usize,
+    /// The memory table was sent.
+    pub has_memory: bool,
+    /// Kept for its thread.
+    _backend_channel: Option<BackendChannel>,
+}
+
+impl Link {
+    /// Features for the driver.
+    pub(crate) fn visible(&self) -> u64 {
+        self.offered & !HIDDEN
+    }
+}
+
+/// Connects and negotiates; also returns the configuration space.
+pub(crate) fn establish(shared: &Arc<Shared>) -> Result<(Link, Vec<u8>)> {
+    let spec = &shared.spec;
+    let timeouts = Timeouts {
+        reply: spec.reply_timeout,
+        drain: spec.drain_timeout,
+    };
+    let mut connection = Connection::new(Channel::connect(&spec.socket)?, timeouts);
+    let offered = connection.features()?;
+    if offered & feature::VERSION_1 == 0 {
+        return Err(Error::Missing("VIRTIO_F_VERSION_1"));
+    }
+    connection.set_owner()?;
+    if offered & PROTOCOL_FEATURES != 0 {
+        let wanted = connection.protocol_features()? & spec.protocol_features;
+        connection.set_protocol_features(wanted)?;
+    }
+    let queue_count = queue_count(spec, &connection)?;
+    let mem_slots = mem_slots(&connection)?;
+    let backend_channel = backend_channel(shared, &connection)?;
+    let config = config(spec, &connection)?;
+    let link = Link {
+        connection: Arc::new(connection),
+        offered,
+        queue_count,
+        mem_slots,
+        has_memory: false,
+        _backend_channel: backend_channel,
+    };
+    Ok((link, config))
+}
+
+fn queue_count(spec: &SessionSpec, connection: &Connection) -> Result<u16> {
+    let limit = if connection.has(protocol::MQ) {
+        connection.queue_count()?
+    } else {
+        1
+    };
+    let limit = u16::try_from(limit).unwrap_or(u16::MAX);
+    match limit.min(spec.queue_count) {
+        0 => Err(Error::Missing("any queue")),
+        count => Ok(count),
+    }
+}
+
+fn mem_slots(connection: &Connection) -> Result<usize> {
+    if !connection.has(protocol::CONFIGURE_MEM_SLOTS) {
+        return Ok(TABLE_REGIONS);
+    }
+    let slots = connection.max_mem_slots()?;
+    Ok(usize::try_from(slots).unwrap_or(usize::MAX))
+}
+
+fn backend_channel(
+    shared: &Arc<Shared>,
+    connection: &Connection,
+) -> Result<Option<BackendChannel>> {
+    if !connection.has(protocol::BACKEND_REQ) {
+        return Ok(None);
+    }
+    let weak = Arc::downgrade(shared);
+    let (channel, end) = BackendChannel::start("vhost-user", move || {
+        if let Some(shared) = weak.upgrade() {
+            shared.config_changed.store(true, Ordering::Release);
+            shared.wake();
+        }
+    })?;
+    connection.set_backend_channel(&end)?;
+    Ok(Some(channel))
+}
+
+fn config(spec: &SessionSpec, connection: &Connection) -> Result<Vec<u8>> {
+    if spec.config_len == 0 {
+        Ok(Vec::new())
+    } else if connection.has(protocol::CONFIG) {
+        connection.config(spec.config_len)
+    } else {
+        Err(Error::Missing("a configuration space (CONFIG)"))
+    }
+}
