@@ -16,7 +16,6 @@ use virtio_spec::status;
 use super::registers::Registers;
 use crate::Error;
 use crate::session::Events;
-use crate::session::Session;
 
 pub(crate) struct Core {
     pub registers: Registers,
@@ -76,23 +75,19 @@ const NUM_QUEUES: usize = std::mem::offset_of!(block::Config, num_queues);
 /// Passes the session's events to the device, which comes into being after the session.
 #[derive(Default)]
 pub(crate) struct Notifier {
-    pub target: OnceLock<(Weak<Mutex<Core>>, Weak<Session>)>,
+    pub target: OnceLock<Weak<Mutex<Core>>>,
 }
 
 impl Events for Notifier {
-    fn config_changed(&self) {
-        if let Some((core, session)) = self.target.get()
-            && let (Some(core), Some(session)) = (core.upgrade(), session.upgrade())
-        {
-            lock(&core).config_changed(session.config());
+    fn config_changed(&self, config: &[u8]) {
+        if let Some(core) = self.target.get().and_then(Weak::upgrade) {
+            lock(&core).config_changed(config.to_vec());
         }
     }
 
     fn needs_reset(&self, reason: &Error) {
         tracing::error!(%reason, "the device needs a reset");
-        if let Some((core, _)) = self.target.get()
-            && let Some(core) = core.upgrade()
-        {
+        if let Some(core) = self.target.get().and_then(Weak::upgrade) {
             lock(&core).needs_reset();
         }
     }

@@ -90,9 +90,8 @@ impl VhostUserDevice {
         let calls = calls.collect::<Result<_>>()?;
         let kicks = (0..queues).map(|_| share(None)).collect::<Result<_>>()?;
         let core = Arc::new(Mutex::new(core));
-        let target = (Arc::downgrade(&core), Arc::downgrade(&session));
         // It is set once, here.
-        let _ = notifier.target.set(target);
+        let _ = notifier.target.set(Arc::downgrade(&core));
         // Only now, as a change before this point was reported to nobody.
         lock(&core).config = adapt(spec.device_id, session.config(), queues);
         Ok(Self {

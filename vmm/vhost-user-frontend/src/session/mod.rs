@@ -98,8 +98,8 @@ impl SessionSpec {
 /// What happens on the backend's side. Called from the session's own thread, with no lock of the session held;
 /// a method may call the session, and must not wait for another thread that does.
 pub trait Events: Send + Sync {
-    /// The configuration space changed; [`Session::config`] holds the new one.
-    fn config_changed(&self) {}
+    /// The configuration space changed to `config`.
+    fn config_changed(&self, _config: &[u8]) {}
     /// The device cannot go on until the driver resets it.
     fn needs_reset(&self, reason: &Error) {
         tracing::error!(%reason, "the device needs a reset");

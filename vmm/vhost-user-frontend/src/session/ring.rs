@@ -44,7 +44,9 @@ pub(crate) fn address(
     let (driver_align, device_align) = if packed { (4, 4) } else { (2, 4) };
     let find = |address: u64, len: u64, align: u64, what: &'static str| {
         let found = memory.user_addr(address, len);
-        found.filter(|_| address % align == 0).ok_or(bad(what))
+        found
+            .filter(|_| address.is_multiple_of(align))
+            .ok_or(bad(what))
     };
     Ok(VringAddress {
         index: index.into(),

@@ -151,8 +151,8 @@ fn refresh_config(shared: &Shared) {
         })
     };
     if let Some(Ok(Some(config))) = read {
-        *shared.config() = config;
-        shared.events.config_changed();
+        shared.config().clone_from(&config);
+        shared.events.config_changed(&config);
     }
 }
 
@@ -215,7 +215,7 @@ fn attempt(shared: &Arc<Shared>) -> Result<()> {
             }
             other => other?,
         }
-        *shared.config() = config;
+        shared.config().clone_from(&config);
         install(&mut state, link);
     }
     shared.reconnects.fetch_add(1, Ordering::Relaxed);
@@ -225,7 +225,7 @@ fn attempt(shared: &Arc<Shared>) -> Result<()> {
         shared.events.needs_reset(&error);
     }
     if config_differs {
-        shared.events.config_changed();
+        shared.events.config_changed(&config);
     }
     shared.events.reconnected();
     Ok(())
