@@ -1,1 +1,31 @@
-//! The device trait: identity, config space, queues, reset.
+//! What a virtio device is to the session that serves it: identity, configuration, and queues that start and stop
+//! one by one.
+//!
+//! One rule: a device knows neither sockets nor threads. The session calls [`Device`] from its own thread and owns
+//! one worker thread per running queue, which is the only caller of that queue's [`QueueHandler`].
+
+mod counters;
+mod device;
+mod error;
+mod handler;
+mod inflight;
+mod inflight_packed;
+mod inflight_split;
+mod queue;
+mod recorder;
+
+pub use counters::QueueCounters;
+pub use counters::QueueStatistics;
+pub use device::ConfigNotifier;
+pub use device::Device;
+pub use error::Error;
+pub use handler::Progress;
+pub use handler::QueueHandler;
+pub use inflight::InflightRegion;
+pub use inflight::QueueRecord;
+pub use queue::Queue;
+pub use queue::QueueSetup;
+pub use queue::RingAddresses;
+
+#[cfg(test)]
+mod tests;

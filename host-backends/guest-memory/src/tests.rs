@@ -1,3 +1,1 @@
 //! Translation, refusals, the log and the guard. One rule: hostile geometry is refused before anything is mapped.
-
-

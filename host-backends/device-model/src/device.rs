@@ -1,0 +1,79 @@
+//! The device trait. One rule: everything here is called by one session thread at a time; only the notifier given
+//! to `on_config_change` crosses threads.
+
+use crate::Error;
+use crate::QueueHandler;
+use std::sync::Arc;
+
+/// Tells the front-end that the configuration space changed. Callable from any thread, at any time, also after the
+/// session that gave it has ended (then it does nothing).
+pub type ConfigNotifier = Arc<dyn Fn() + Send + Sync>;
+
+/// One virtio device, shared by all its queues; it outlives front-ends.
+///
+/// Order of calls in one session: `on_config_change`, then `acked`, then any number of `start_queue`; `reset` once
+/// all handlers are gone, at the end of the session or on the front-end's word. `read_config` and `write_config` may
+/// come at any point.
+pub trait Device: Send + Sync {
+    /// Virtio device id (virtio 1.4 sec. 5).
+    fn device_id(&self) -> u32;
+
+    /// How many queues there are; at most 256, for messages name a queue in eight bits.
+    fn queue_count(&self) -> u16;
+
+    /// Largest queue size; a power of two, at most 32768.
+    fn queue_size_max(&self) -> u16;
+
+    /// Features offered: the device's own and the ring's. The session adds its transport bits.
+    fn features(&self) -> u64;
+
+    /// The features that the driver accepted; a subset of `features`. May be called again with others.
+    fn acked(&self, features: u64);
+
+    /// Bytes of configuration space; zero if there is none.
+    fn config_size(&self) -> u32;
+
+    /// Reads the configuration from `offset`. The range is inside `config_size`.
+    fn read_config(&self, offset: u32, out: &mut [u8]);
+
+    /// Writes the configuration from `offset`, as the driver does. The range is inside `config_size`.
+    ///
+    /// # Errors
+    /// When the driver may not write there, or not that value.
+    fn write_config(&self, offset: u32, data: &[u8]) -> Result<(), Error>;
+
+    /// Makes the handler of queue `index`; called each time a queue starts. The handler then lives on its worker
+    /// thread. It may be kept over a pause (memory change) with nothing in flight.
+    ///
+    /// # Errors
+    /// When resources are missing; the queue then does not start.
+    fn start_queue(&self, index: u16, features: u64) -> Result<Box<dyn QueueHandler>, Error>;
+
+    /// Back to the state after creation: no features accepted, writable configuration at its defaults. Idempotent;
+    /// no queue runs.
+    fn reset(&self);
+
+    /// Keeps `notify`, in place of an earlier one; to be called after e.g. a resize.
+    fn on_config_change(&self, notify: ConfigNotifier);
+
+    /// Whether `save_state` and `load_state` work.
+    fn has_state(&self) -> bool {
+        false
+    }
+
+    /// What a twin on another host must know beyond features, configuration and rings. No queue runs.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] unless `has_state`.
+    fn save_state(&self) -> Result<Vec<u8>, Error> {
+        Err(Error::Unsupported)
+    }
+
+    /// Takes over what `save_state` returned; the bytes are untrusted. No queue runs.
+    ///
+    /// # Errors
+    /// When the bytes are not a state of this device; nothing changed then.
+    fn load_state(&self, _state: &[u8]) -> Result<(), Error> {
+        Err(Error::Unsupported)
+    }
+}

@@ -1,0 +1,63 @@
+//! What serves one queue. One rule: all calls come from the queue's worker thread, and none waits for new work.
+
+use crate::Error;
+use crate::Queue;
+use guest_memory::GuestMemory;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+/// What one call of [`QueueHandler::run`] did; both zero means "idle".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Chains taken.
+    pub taken: u32,
+    /// Chains completed.
+    pub completed: u32,
+}
+
+impl Progress {
+    /// Whether anything happened.
+    pub fn any(self) -> bool {
+        self.taken != 0 || self.completed != 0
+    }
+}
+
+/// Serves one queue of a device.
+pub trait QueueHandler: Send {
+    /// Takes what is available, starts or does it, completes and publishes what is done. Does not wait. Called
+    /// again when the ring or [`Self::completion_fd`] has something, and repeatedly while the worker polls.
+    ///
+    /// After a pause `memory` may be another snapshot; nothing was in flight then.
+    ///
+    /// # Errors
+    /// Any error stops this queue (only), after what is in flight was drained.
+    fn run(&mut self, queue: &mut Queue, memory: &Arc<GuestMemory>) -> Result<Progress, Error>;
+
+    /// A descriptor that is readable while completions of asynchronous work wait; the worker sleeps on it. It must
+    /// stay the same for the life of the handler. `run` has to take the readiness away.
+    fn completion_fd(&self) -> Option<RawFd> {
+        None
+    }
+
+    /// Called before the worker sleeps, and when it woke, so that a handler can turn completion events on and off.
+    fn sleeping(&mut self, _asleep: bool) {}
+
+    /// Chains taken and not yet completed.
+    fn in_flight(&self) -> usize;
+
+    /// Waits for everything in flight, completes and publishes it; takes nothing new. Called before a queue stops
+    /// or its memory changes. Bounded by the I/O in flight.
+    ///
+    /// # Errors
+    /// When requests had to be left behind; they stay in the in-flight record.
+    fn drain(&mut self, queue: &mut Queue, memory: &Arc<GuestMemory>) -> Result<(), Error>;
+
+    /// Like `drain`, but may cancel instead of waiting: what is neither completed nor published stays in the
+    /// in-flight record for the next owner (`GET_VRING_BASE_INFLIGHT`). No I/O touches memory afterwards.
+    ///
+    /// # Errors
+    /// As for `drain`.
+    fn suspend(&mut self, queue: &mut Queue, memory: &Arc<GuestMemory>) -> Result<(), Error> {
+        self.drain(queue, memory)
+    }
+}

@@ -1,0 +1,137 @@
+//! The in-flight area shared with the front-end (the vhost-user document, "Inflight I/O tracking"): one region per
+//! queue. One rule: the front-end and a former life of ours wrote these bytes; nothing in them is believed unchecked.
+
+use crate::Error;
+use guest_memory::SharedMemory;
+use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use virtqueue::Format;
+
+/// Regions start at multiples of this, as in libvhost-user.
+const REGION_ALIGN: u64 = 64;
+/// Value of the version field of an initialised region.
+pub(crate) const VERSION: u16 = 1;
+
+/// The whole area, mapped.
+#[derive(Debug, Clone)]
+pub struct InflightRegion {
+    memory: Arc<SharedMemory>,
+    num_queues: u16,
+    queue_size: u16,
+}
+
+impl InflightRegion {
+    /// Bytes for `num_queues` queues of `queue_size` entries. `None` as format means "not known yet": enough for both.
+    pub fn size(num_queues: u16, queue_size: u16, format: Option<Format>) -> u64 {
+        u64::from(num_queues) * stride(queue_size, format.unwrap_or(Format::Packed))
+    }
+
+    /// Makes a new, uninitialised (all zero) area; the descriptor goes to the front-end.
+    ///
+    /// # Errors
+    /// When memory cannot be had.
+    pub fn create(
+        num_queues: u16,
+        queue_size: u16,
+        format: Option<Format>,
+    ) -> Result<(Self, OwnedFd), Error> {
+        let size = Self::size(num_queues, queue_size, format);
+        let (memory, fd) = SharedMemory::create("vhost-inflight", size)?;
+        Ok((
+            Self {
+                memory: Arc::new(memory),
+                num_queues,
+                queue_size,
+            },
+            fd,
+        ))
+    }
+
+    /// Maps the area that the front-end kept over our restart.
+    ///
+    /// # Errors
+    /// When the file is too small for what the front-end says about it, or that makes no sense.
+    pub fn from_fd(
+        fd: BorrowedFd<'_>,
+        offset: u64,
+        size: u64,
+        num_queues: u16,
+        queue_size: u16,
+    ) -> Result<Self, Error> {
+        if num_queues == 0 || queue_size == 0 {
+            return Err(Error::Record("no queues, or queues without entries"));
+        }
+        if !offset.is_multiple_of(REGION_ALIGN) {
+            return Err(Error::Record("offset is not aligned"));
+        }
+        if size < Self::size(num_queues, queue_size, Some(Format::Split)) {
+            return Err(Error::Record("area is too small for its queues"));
+        }
+        // Only what the layout can use is mapped, so that a huge announced size costs nothing.
+        let size = size.min(Self::size(num_queues, queue_size, None));
+        let memory = SharedMemory::from_fd(fd, offset, size)?;
+        Ok(Self {
+            memory: Arc::new(memory),
+            num_queues,
+            queue_size,
+        })
+    }
+
+    /// Whether the front-end truncated the area under us.
+    pub fn poisoned(&self) -> bool {
+        self.memory.poisoned()
+    }
+
+    /// The region of queue `index`.
+    ///
+    /// # Errors
+    /// When the area has no such region.
+    pub fn record(&self, index: u16, format: Format) -> Result<QueueRecord, Error> {
+        if index >= self.num_queues {
+            return Err(Error::Record("area has no region for this queue"));
+        }
+        let stride = stride(self.queue_size, format);
+        let base = u64::from(index) * stride;
+        if base + stride > self.memory.len() as u64 {
+            return Err(Error::Record("area is too small for this ring format"));
+        }
+        let base = usize::try_from(base).map_err(|_| Error::Record("area is too large"))?;
+        let len = stride as usize;
+        Ok(QueueRecord {
+            memory: self.memory.clone(),
+            base,
+            len,
+            entries: self.queue_size,
+        })
+    }
+}
+
+fn stride(queue_size: u16, format: Format) -> u64 {
+    let (header, entry) = match format {
+        Format::Split => (16, 16),
+        Format::Packed => (32, 32),
+    };
+    (header + u64::from(queue_size) * entry).next_multiple_of(REGION_ALIGN)
+}
+
+/// One queue's region.
+#[derive(Debug, Clone)]
+pub struct QueueRecord {
+    pub(crate) memory: Arc<SharedMemory>,
+    base: usize,
+    len: usize,
+    pub(crate) entries: u16,
+}
+
+impl QueueRecord {
+    /// Offset in the area of the field at `at` of this region; for a field outside it, one that every access ignores.
+    #[inline]
+    pub(crate) fn at(&self, at: usize) -> usize {
+        if at < self.len {
+            self.base + at
+        } else {
+            usize::MAX
+        }
+    }
+}

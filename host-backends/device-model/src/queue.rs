@@ -1,0 +1,375 @@
+//! One running queue as its handler sees it: the ring, the in-flight record, the dirty log, the interrupt and the
+//! counters. One rule: what must happen around taking and publishing happens here, so that no device can forget it.
+
+use crate::Error;
+use crate::QueueCounters;
+use crate::inflight::QueueRecord;
+use crate::recorder::Recorded;
+use crate::recorder::Recorder;
+use guest_memory::EventFd;
+use guest_memory::GuestMemory;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use virtio_spec::ring::descriptor_flags;
+use virtqueue::ChainBatch;
+use virtqueue::DeviceQueue;
+use virtqueue::Format;
+use virtqueue::QueueConfig;
+use virtqueue::QueueState;
+use virtqueue::Replay;
+use virtqueue::RingMemory;
+use virtqueue::Rings;
+use virtqueue::Segment;
+use virtqueue::Token;
+
+/// Offset of `flags` in a packed descriptor.
+const RING_FLAGS: usize = 14;
+
+/// Where the ring's areas are, in front-end addresses, as in `SET_VRING_ADDR`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RingAddresses {
+    /// Descriptor area.
+    pub descriptors: u64,
+    /// Driver area (available ring).
+    pub driver: u64,
+    /// Device area (used ring).
+    pub device: u64,
+    /// Guest address to which writes to the device area are logged, if they are (`VHOST_VRING_F_LOG`).
+    pub log: Option<u64>,
+}
+
+/// Everything a queue needs to start.
+#[derive(Debug)]
+pub struct QueueSetup {
+    /// Ring parameters.
+    pub config: QueueConfig,
+    /// Where the ring is.
+    pub addresses: RingAddresses,
+    /// The vring base: where the front-end believes that the ring stands.
+    pub base: u32,
+    /// The memory the ring and its buffers lie in.
+    pub memory: Arc<GuestMemory>,
+    /// The in-flight record, if the front-end keeps one.
+    pub record: Option<QueueRecord>,
+    /// The interrupt, if the driver is to be told.
+    pub call: Option<EventFd>,
+    /// Where to count.
+    pub counters: Arc<QueueCounters>,
+}
+
+/// A running queue.
+#[derive(Debug)]
+pub struct Queue {
+    ring: DeviceQueue,
+    recorder: Option<Recorder>,
+    replay: VecDeque<Recorded>,
+    ring_log: Vec<(u64, u64)>,
+    /// Writable parts of chains in flight, by token id; empty unless the memory logs.
+    writable: Vec<Vec<Segment>>,
+    call: Option<EventFd>,
+    counters: Arc<QueueCounters>,
+    /// Last field: the ring lies in it.
+    memory: Arc<GuestMemory>,
+}
+
+impl Queue {
+    /// Builds the queue on its ring, and recovers what the in-flight record holds.
+    ///
+    /// # Errors
+    /// When ring, record and parameters do not fit together; nothing was written to the ring then.
+    pub fn new(setup: QueueSetup) -> Result<Self, Error> {
+        let QueueSetup {
+            config,
+            addresses,
+            base,
+            memory,
+            record,
+            call,
+            counters,
+        } = setup;
+        config.check()?;
+        let rings = find_rings(&config, &addresses, &memory)?;
+        let mut state = starting_state(&config, &rings, base)?;
+        let mut recorder = None;
+        let mut replay = VecDeque::new();
+        if let Some(record) = record {
+            let (opened, chains, recovered) = Recorder::open(record, &config, &rings, state)?;
+            (recorder, replay, state) = (Some(opened), chains, recovered);
+        }
+        let ring = DeviceQueue::new(config, rings, state)?;
+        let logging = memory.is_logging();
+        let ring_log = if logging {
+            ring_log(&config, &addresses, &memory)
+        } else {
+            Vec::new()
+        };
+        let slots = if logging { usize::from(config.size) } else { 0 };
+        let writable = vec![Vec::new(); slots];
+        Ok(Self {
+            ring,
+            recorder,
+            replay,
+            ring_log,
+            writable,
+            call,
+            counters,
+            memory,
+        })
+    }
+
+    /// The memory snapshot that the ring's addresses refer to.
+    pub fn memory(&self) -> &Arc<GuestMemory> {
+        &self.memory
+    }
+
+    /// The ring's parameters.
+    pub fn config(&self) -> &QueueConfig {
+        self.ring.config()
+    }
+
+    /// The queue's counters.
+    pub fn counters(&self) -> &Arc<QueueCounters> {
+        &self.counters
+    }
+
+    /// Takes up to `max` chains and appends them to `batch`; returns how many. Chains of a former life, from the
+    /// in-flight record, come first.
+    ///
+    /// # Errors
+    /// The ring or the record is malformed; the queue can only drain then.
+    #[inline]
+    pub fn take(&mut self, batch: &mut ChainBatch, max: usize) -> Result<usize, Error> {
+        if !self.replay.is_empty() {
+            return self.take_recorded(batch, max);
+        }
+        if self.recorder.is_some() && self.ring.config().format == Format::Packed {
+            batch.keep_raw_descriptors();
+        }
+        let before = batch.len();
+        let taken = self.ring.take(&*self.memory, batch, max)?;
+        if taken == 0 {
+            return Ok(0);
+        }
+        self.counters.taken(taken as u64);
+        if let Some(recorder) = &mut self.recorder {
+            for position in before..batch.len() {
+                if let Some(chain) = batch.get(position) {
+                    recorder.taken(chain.token, batch.raw(position));
+                }
+            }
+        }
+        self.remember_writable(batch, before);
+        Ok(taken)
+    }
+
+    #[cold]
+    fn take_recorded(&mut self, batch: &mut ChainBatch, max: usize) -> Result<usize, Error> {
+        let before = batch.len();
+        let mut taken = 0;
+        while taken < max {
+            let Some(chain) = self.replay.front() else {
+                break;
+            };
+            let replay = match chain {
+                Recorded::Head(head) => Replay::Head(*head),
+                Recorded::Descriptors(descriptors) => Replay::Descriptors(descriptors),
+            };
+            let position = batch.len();
+            self.ring.replay(&*self.memory, batch, replay)?;
+            self.replay.pop_front();
+            if let (Some(recorder), Some(chain)) = (&mut self.recorder, batch.get(position)) {
+                recorder.replayed(chain.token);
+            }
+            taken += 1;
+        }
+        self.counters.taken(taken as u64);
+        self.counters.replayed(taken as u64);
+        self.remember_writable(batch, before);
+        Ok(taken)
+    }
+
+    #[inline]
+    fn remember_writable(&mut self, batch: &ChainBatch, from: usize) {
+        if self.writable.is_empty() {
+            return;
+        }
+        for chain in (from..batch.len()).filter_map(|position| batch.get(position)) {
+            if let Some(place) = self.writable.get_mut(usize::from(chain.token.id)) {
+                place.clear();
+                place.extend_from_slice(chain.writable);
+            }
+        }
+    }
+
+    /// Completes a chain of which `written` bytes were written. All data must be in guest memory already. The driver
+    /// sees it after [`Self::publish`].
+    ///
+    /// # Errors
+    /// When `token` names no chain in flight: a mistake of the device.
+    #[inline]
+    pub fn complete(&mut self, token: Token, written: u32) -> Result<(), Error> {
+        if let Some(segments) = self.writable.get_mut(usize::from(token.id)) {
+            // Whole buffers, whatever `written` says: a failed read may have changed any part.
+            for segment in segments.drain(..) {
+                self.memory.mark_dirty(segment.addr, u64::from(segment.len));
+            }
+        }
+        self.ring.complete(token, written)?;
+        self.counters.completed(1);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.completed(token);
+        }
+        Ok(())
+    }
+
+    /// Makes all completed chains visible in one step and interrupts the driver if it wants that.
+    #[inline]
+    pub fn publish(&mut self) {
+        let count = self.ring.publishable();
+        if count == 0 {
+            return;
+        }
+        // The bit goes before the change becomes visible; a front-end that clears it in between reads the ring
+        // only after it stopped us, and the next publication marks it again.
+        self.mark_ring();
+        if let Some(recorder) = &mut self.recorder {
+            recorder.before_publish(count);
+        }
+        let wanted = self.ring.publish();
+        if let Some(recorder) = &mut self.recorder {
+            recorder.after_publish(count);
+        }
+        self.mark_ring();
+        self.counters.published(1);
+        if wanted {
+            self.interrupt();
+        }
+    }
+
+    #[inline]
+    fn mark_ring(&self) {
+        for (addr, len) in &self.ring_log {
+            self.memory.mark_dirty(*addr, *len);
+        }
+    }
+
+    /// Interrupts the driver, wanted or not.
+    pub fn interrupt(&self) {
+        if let Some(call) = &self.call {
+            call.notify();
+            self.counters.interrupts(1);
+        }
+    }
+
+    /// Replaces the interrupt; the driver is interrupted once through the new one, since a call through the old one
+    /// may have been lost.
+    pub fn set_call(&mut self, call: Option<EventFd>) {
+        self.call = call;
+        self.interrupt();
+    }
+
+    /// Asks the driver for notifications; `true` when there is work already: do not sleep.
+    #[must_use = "sleeping on true loses a wake-up"]
+    pub fn arm(&mut self) -> bool {
+        let work = self.ring.arm();
+        self.mark_ring();
+        work || !self.replay.is_empty()
+    }
+
+    /// Asks the driver for silence, while polling.
+    #[inline]
+    pub fn disarm(&mut self) {
+        self.ring.disarm();
+        self.mark_ring();
+    }
+
+    /// Whether [`Self::take`] would return a chain or an error.
+    #[inline]
+    pub fn has_work(&self) -> bool {
+        self.ring.has_work() || !self.replay.is_empty()
+    }
+
+    /// Chains taken and not visible as used yet, and those still to be replayed.
+    pub fn in_flight(&self) -> usize {
+        self.ring.in_flight() + self.replay.len()
+    }
+
+    /// The vring base for `GET_VRING_BASE`.
+    pub fn base(&self) -> u32 {
+        self.ring.state().encode(self.ring.config().format)
+    }
+}
+
+/// Finds the three areas; each must lie in one region.
+fn find_rings(
+    config: &QueueConfig,
+    addresses: &RingAddresses,
+    memory: &GuestMemory,
+) -> Result<Rings, Error> {
+    let layout = config.layout();
+    let find = |addr: u64, len: usize, name: &'static str| -> Result<RingMemory, Error> {
+        memory.user_ring(addr, len).ok_or(Error::RingArea(name))
+    };
+    Ok(Rings {
+        descriptors: find(addresses.descriptors, layout.descriptors.size, "descriptor")?,
+        driver: find(addresses.driver, layout.driver.size, "driver")?,
+        device: find(addresses.device, layout.device.size, "device")?,
+    })
+}
+
+/// Where the ring stands. The used side is always what the driver sees; requests between the two that nobody recorded
+/// are taken again, as QEMU does after a back-end was lost.
+fn starting_state(config: &QueueConfig, rings: &Rings, base: u32) -> Result<QueueState, Error> {
+    let rewound = |used: u16| QueueState { avail: used, used };
+    match config.format {
+        Format::Split => {
+            let used = rings.device.load_u16(virtio_spec::ring::used::IDX);
+            let used = used.ok_or(Error::RingArea("device"))?;
+            if u32::from(used) != base {
+                tracing::debug!(base, used, "the vring base is not the ring's used index");
+            }
+            Ok(rewound(used))
+        }
+        Format::Packed => {
+            let (avail, used) = (base as u16, (base >> 16) as u16);
+            // Front-ends that know only 16 bits of the base send the available half; drained, both are equal.
+            let state = if used == 0 && avail & 0x8000 != 0 {
+                rewound(avail)
+            } else {
+                rewound(used)
+            };
+            // Front-ends made for split rings send zero for "never started". On a true second lap the first
+            // descriptor was used before.
+            let first = rings.descriptors.load_u16(RING_FLAGS);
+            let first = first.ok_or(Error::RingArea("descriptor"))?;
+            let fresh = base == 0 && first & descriptor_flags::USED == 0;
+            let state = if fresh {
+                QueueState::fresh(Format::Packed)
+            } else {
+                state
+            };
+            state.outstanding(config)?;
+            Ok(state)
+        }
+    }
+}
+
+/// What `publish`, `arm` and `disarm` may write, as guest addresses.
+fn ring_log(
+    config: &QueueConfig,
+    addresses: &RingAddresses,
+    memory: &GuestMemory,
+) -> Vec<(u64, u64)> {
+    let Some(log) = addresses.log else {
+        return Vec::new();
+    };
+    let layout = config.layout();
+    let mut ranges = vec![(log, layout.device.size as u64)];
+    if config.format == Format::Packed
+        && let Some(guest) = memory.user_to_guest(addresses.descriptors)
+    {
+        // Used descriptors are written to the descriptor ring, which the log address does not cover.
+        ranges.push((guest, layout.descriptors.size as u64));
+    }
+    ranges
+}
