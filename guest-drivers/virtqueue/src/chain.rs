@@ -188,9 +188,9 @@ impl<'a> ChainBuilder<'a> {
 
     /// Keeps a ring descriptor, if the batch asks for it.
     #[inline]
-    pub(crate) fn push_raw(&mut self, descriptor: PackedDescriptor) {
+    pub(crate) fn push_raw(&mut self, descriptor: impl FnOnce() -> PackedDescriptor) {
         if self.batch.keep_raw {
-            self.batch.raw.push(descriptor);
+            self.batch.raw.push(descriptor());
         }
     }
 

@@ -11,11 +11,14 @@ extern crate std;
 
 mod chain;
 mod config;
+mod descriptor;
 mod device;
 mod driver;
 mod error;
 mod handshake;
+mod in_flight;
 pub mod index;
+mod lent;
 mod memory;
 mod packed;
 mod split;
@@ -39,3 +42,6 @@ pub use error::RingError;
 pub use memory::PeerMemory;
 pub use memory::RingMemory;
 pub use memory::Rings;
+
+#[cfg(test)]
+mod tests;

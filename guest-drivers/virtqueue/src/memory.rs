@@ -251,13 +251,13 @@ impl<T: Word> Cell<T> {
 
     #[inline]
     pub(crate) fn load(&self, order: Ordering) -> T {
-        // SAFETY: checked in `new` or `Cells::at`; mapped by the contract of RingMemory.
+        // SAFETY: checked in `new` or `Cells::cell`; mapped by the contract of RingMemory.
         unsafe { T::load(self.ptr.as_ptr(), order) }
     }
 
     #[inline]
     pub(crate) fn store(&self, value: T, order: Ordering) {
-        // SAFETY: checked in `new` or `Cells::at`; mapped by the contract of RingMemory.
+        // SAFETY: checked in `new` or `Cells::cell`; mapped by the contract of RingMemory.
         unsafe { T::store(self.ptr.as_ptr(), value, order) }
     }
 }
@@ -286,29 +286,28 @@ impl<T: Word> Cells<T> {
         })
     }
 
+    /// The cell at `index`.
     #[inline]
-    fn at(&self, index: usize) -> Option<Cell<T>> {
+    pub(crate) fn cell(&self, index: usize) -> Option<Cell<T>> {
         if index >= self.len {
             return None;
         }
         // SAFETY: below `len`, checked above.
-        Some(Cell {
-            // SAFETY: below `len`, checked above.
-            ptr: unsafe { self.ptr.add(index) },
-        })
+        let ptr = unsafe { self.ptr.add(index) };
+        Some(Cell { ptr })
     }
 
     /// The value at `index`; 0 outside, which callers exclude beforehand.
     #[inline]
     pub(crate) fn load(&self, index: usize, order: Ordering) -> T {
-        self.at(index)
+        self.cell(index)
             .map_or_else(T::default, |cell| cell.load(order))
     }
 
     /// Sets the value at `index`; does nothing outside, which callers exclude beforehand.
     #[inline]
     pub(crate) fn store(&self, index: usize, value: T, order: Ordering) {
-        if let Some(cell) = self.at(index) {
+        if let Some(cell) = self.cell(index) {
             cell.store(value, order);
         }
     }

@@ -4,6 +4,7 @@
 
 mod device;
 mod driver;
+mod ring;
 
 pub(crate) use device::PackedDevice;
 pub(crate) use driver::PackedDriver;

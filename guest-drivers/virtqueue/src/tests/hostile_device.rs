@@ -1,0 +1,1 @@
+//! Our driver half against a hostile device.

@@ -1,0 +1,1 @@
+//! Our device half against a hostile driver.
