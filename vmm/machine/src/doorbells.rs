@@ -2,6 +2,12 @@
 //!
 //! One rule: who registered a doorbell removes it, with the same arguments, before the address means something else.
 
+use std::sync::Arc;
+
+use kvm::DoorbellAddress;
+use kvm::DoorbellValue;
+use kvm::Vm;
+
 use crate::EventFd;
 use crate::Result;
 
@@ -20,4 +26,30 @@ pub trait Doorbells: Send + Sync {
     fn register(&self, guest_addr: u64, rule: DoorbellMatch, fd: &EventFd) -> Result<()>;
     /// Undoes [`Doorbells::register`] with the same arguments.
     fn unregister(&self, guest_addr: u64, rule: DoorbellMatch, fd: &EventFd) -> Result<()>;
+}
+
+/// The doorbells of one VM.
+pub(crate) struct KvmDoorbells(pub(crate) Arc<Vm>);
+
+impl Doorbells for KvmDoorbells {
+    fn register(&self, guest_addr: u64, rule: DoorbellMatch, fd: &EventFd) -> Result<()> {
+        Ok(self
+            .0
+            .add_doorbell(DoorbellAddress::Mmio(guest_addr), rule.into(), fd)?)
+    }
+
+    fn unregister(&self, guest_addr: u64, rule: DoorbellMatch, fd: &EventFd) -> Result<()> {
+        Ok(self
+            .0
+            .remove_doorbell(DoorbellAddress::Mmio(guest_addr), rule.into(), fd)?)
+    }
+}
+
+impl From<DoorbellMatch> for DoorbellValue {
+    fn from(rule: DoorbellMatch) -> Self {
+        match rule {
+            DoorbellMatch::Any => Self::Any,
+            DoorbellMatch::Value(word) => Self::Word(word),
+        }
+    }
 }

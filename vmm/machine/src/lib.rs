@@ -3,12 +3,22 @@
 //! Its one rule: whatever the guest does to a register, of any size at any address, the machine goes on; it holds no
 //! request path, because doorbells and interrupts connect guest and backend directly.
 
+mod bus;
+mod clock;
 pub mod doorbells;
 mod error;
 pub mod interrupts;
 pub mod layout;
+mod machine;
 pub mod pci;
+mod power;
 pub mod ram;
+mod serial;
+mod vcpu;
+
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
 
 pub use doorbells::DoorbellMatch;
 pub use doorbells::Doorbells;
@@ -17,8 +27,18 @@ pub use interrupts::InterruptLine;
 pub use interrupts::Interrupts;
 pub use interrupts::MsiMessage;
 pub use kvm::EventFd;
+pub use machine::Controls;
+pub use machine::Entry;
+pub use machine::Machine;
+pub use machine::MachineSpec;
+pub use power::Stop;
 pub use ram::Ram;
 pub use ram::RamRegion;
 
 /// The result of everything in this crate.
 pub type Result<T> = core::result::Result<T, Error>;
+
+/// Locks; a thread that panicked while it held the lock left plain data behind, which stays usable.
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -3,6 +3,7 @@
 //! One rule: a function sees its own registers only; where its BARs are decoded is decided by the host bridge.
 
 mod config;
+pub(crate) mod host;
 mod msix;
 
 pub use config::BarKind;
