@@ -64,27 +64,25 @@ pub fn user_land() -> anyhow::Result<PathBuf> {
     let _one_at_a_time = lock("user-land")?;
     let folder = paths::cache("user-land")?;
     let tree = folder.join("tree");
-    if folder.join("complete").exists() {
+    let complete = folder.join("complete");
+    if std::fs::read_to_string(&complete).is_ok_and(|made_of| made_of == USER_LAND.join(" ")) {
         return Ok(tree);
+    }
+    if tree.exists() {
+        std::fs::remove_dir_all(&tree)?;
     }
     let packages = folder.join("packages");
     std::fs::create_dir_all(&packages)?;
     let mut names = closure()?;
     names.push("busybox-static".to_string());
     download(&packages, &names)?;
-    // Debian's merged layout; the packages still carry the old paths.
-    for name in ["bin", "sbin", "lib", "lib64"] {
-        std::fs::create_dir_all(tree.join("usr").join(name))?;
-        if !tree.join(name).is_symlink() {
-            std::os::unix::fs::symlink(format!("usr/{name}"), tree.join(name))?;
-        }
-    }
     for entry in std::fs::read_dir(&packages)? {
         let path = entry?.path();
         if path.extension().is_some_and(|e| e == "deb") {
             process::run(Command::new("dpkg-deb").arg("-x").arg(&path).arg(&tree))?;
         }
     }
+    merge_usr(&tree)?;
     for unneeded in [
         "usr/share/doc",
         "usr/share/man",
@@ -96,8 +94,26 @@ pub fn user_land() -> anyhow::Result<PathBuf> {
     for needed in ["dev", "proc", "sys", "tmp", "mnt", "run"] {
         std::fs::create_dir_all(tree.join(needed))?;
     }
-    std::fs::write(folder.join("complete"), "")?;
+    std::fs::write(complete, USER_LAND.join(" "))?;
     Ok(tree)
+}
+
+/// Debian's merged layout, which the installer makes, not the packages: `/bin` is `/usr/bin`.
+fn merge_usr(tree: &Path) -> anyhow::Result<()> {
+    for name in ["bin", "sbin", "lib", "lib64"] {
+        let (old, new) = (tree.join(name), tree.join("usr").join(name));
+        std::fs::create_dir_all(&new)?;
+        if old.is_dir() {
+            process::run(Command::new("cp").arg("-a").arg(old.join(".")).arg(&new))?;
+            std::fs::remove_dir_all(&old)?;
+        }
+        std::os::unix::fs::symlink(Path::new("usr").join(name), &old)?;
+    }
+    let shell = tree.join("usr/bin/sh");
+    if !shell.exists() {
+        std::os::unix::fs::symlink("dash", shell)?;
+    }
+    Ok(())
 }
 
 /// Two tests must not download into one folder.

@@ -177,7 +177,7 @@ pub fn read_only() -> anyhow::Result<()> {
         scenario,
         true,
         &["--readonly"],
-        "",
+        ONE_QUEUE,
         |disk| Ok(std::fs::write(disk, &content)?),
     )?;
     let folder = scene.close()?;
