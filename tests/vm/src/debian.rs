@@ -24,6 +24,7 @@ const USER_LAND: &[&str] = &[
     "base-files",
     "coreutils",
     "dash",
+    "diffutils",
     "e2fsprogs",
     "mount",
     "util-linux",

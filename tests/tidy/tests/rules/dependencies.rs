@@ -41,9 +41,9 @@ const EDGES: &[(&str, u8, &[&str])] = &[
     ("loopback",            9, &["virtio-spec", "virtqueue", "driver-platform", "virtio-pci", "block-driver", "driver-fakes", "guest-memory", "device-model", "block-backend"]),
     ("protocol",            9, &["virtio-spec", "virtqueue", "vhost-user-protocol", "guest-memory", "device-model", "vhost-user-server", "block-backend"]),
     ("probe-guest",         9, GUEST),
-    ("vm",                  9, &[]),
+    ("vm",                  8, &[]),
     ("bench",               9, &["virtio-spec"]),
-    ("xtask",               9, &[]),
+    ("xtask",               9, &["vm"]),
 ];
 
 /// A library whose functions are the daemons' `main`, written once: it ends in exit codes and error

@@ -2,6 +2,12 @@
 //!
 //! One rule: a test here reads the tree and the manifests only, so it needs no network and no build.
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests fail the test"
+)]
+
 mod dependencies;
 mod documents;
 mod syntax;
