@@ -11,6 +11,7 @@ use crate::config::Format;
 use crate::config::QueueConfig;
 use crate::config::QueueState;
 use crate::error::RingError;
+use crate::footprint::Footprint;
 use crate::memory::PeerMemory;
 use crate::memory::Rings;
 use crate::packed::PackedDevice;
@@ -135,6 +136,21 @@ impl DeviceQueue {
     #[inline]
     pub fn publishable(&self) -> usize {
         dispatch!(self, queue => queue.publishable())
+    }
+
+    /// Hands the ids that the next [`DeviceQueue::publish`] makes visible to `each`, in the order
+    /// used: what an in-flight record has to note before and clear after.
+    pub fn publishable_ids(&self, each: impl FnMut(u16)) {
+        dispatch!(self, queue => queue.publishable_ids().for_each(each));
+    }
+
+    /// The bytes of the ring that completions since the last publish and the next
+    /// [`DeviceQueue::publish`] write: what a dirty log has to note before the latter.
+    ///
+    /// [`DeviceQueue::arm`] and [`DeviceQueue::disarm`] write to the device area too: its first
+    /// and last four bytes.
+    pub fn footprint(&self) -> Footprint {
+        dispatch!(self, queue => queue.footprint())
     }
 
     /// Asks the driver for notifications; `true` when work arrived meanwhile (or the queue is

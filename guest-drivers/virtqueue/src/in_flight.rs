@@ -10,15 +10,15 @@ use crate::error::RingError;
 
 /// One id. `descriptors == 0` means it is not in flight.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Slot {
+struct Slot {
     /// Ring descriptors the chain occupies.
-    pub(crate) descriptors: u16,
-    /// In-order device: the chain is completed and `written` holds.
+    descriptors: u16,
+    /// In-order: the chain is completed and `written` holds.
     done: bool,
     /// Bytes of the writable part.
-    pub(crate) writable: u32,
-    /// In-order device: bytes written. Driver: position in the order of adding.
-    pub(crate) written: u32,
+    writable: u32,
+    /// In-order: bytes written.
+    written: u32,
 }
 
 /// A completed chain in the order of taking.
@@ -35,7 +35,9 @@ pub(crate) struct Done {
 #[derive(Debug)]
 pub(crate) struct InFlight {
     slots: Box<[Slot]>,
-    /// In-order only: ids in the order of taking, a ring from `oldest` on.
+    in_order: bool,
+    /// In-order: `ordered` ids in the order of taking, a ring from `oldest` on. Otherwise: the ids
+    /// completed since the last publish.
     order: Box<[u16]>,
     oldest: usize,
     ordered: usize,
@@ -43,10 +45,10 @@ pub(crate) struct InFlight {
 
 impl InFlight {
     pub(crate) fn new(size: u16, in_order: bool) -> Self {
-        let order = if in_order { usize::from(size) } else { 0 };
         Self {
             slots: vec![Slot::default(); usize::from(size)].into_boxed_slice(),
-            order: vec![0; order].into_boxed_slice(),
+            in_order,
+            order: vec![0; usize::from(size)].into_boxed_slice(),
             oldest: 0,
             ordered: 0,
         }
@@ -74,22 +76,27 @@ impl InFlight {
                 written: 0,
             };
         }
-        let length = self.order.len();
-        if length != 0 {
-            let at = wrap(self.oldest + self.ordered, length);
-            if let Some(place) = self.order.get_mut(at) {
-                *place = id;
-                self.ordered += 1;
-            }
+        if self.in_order {
+            self.append(id);
         }
     }
 
-    /// Forgets a chain; returns its descriptors and `written` cut to the writable part.
+    #[inline]
+    fn append(&mut self, id: u16) {
+        let at = wrap(self.oldest + self.ordered, self.order.len());
+        if let Some(place) = self.order.get_mut(at) {
+            *place = id;
+            self.ordered += 1;
+        }
+    }
+
+    /// Not in-order: forgets a chain; returns its descriptors and `written` cut to the writable part.
     #[inline]
     pub(crate) fn end(&mut self, id: u16, written: u32) -> Result<(u16, u32), RingError> {
         let slot = self.live(id)?;
         let result = (slot.descriptors, written.min(slot.writable));
         slot.descriptors = 0;
+        self.append(id);
         Ok(result)
     }
 
@@ -133,14 +140,20 @@ impl InFlight {
         Some(done)
     }
 
-    /// In-order: how many chains [`InFlight::pop_done`] would return.
-    pub(crate) fn done(&self) -> usize {
-        let is_done = |&at: &usize| {
-            let id = self.order.get(wrap(self.oldest + at, self.order.len()));
-            id.and_then(|&id| self.slots.get(usize::from(id)))
-                .is_some_and(|slot| slot.done)
-        };
-        (0..self.ordered).take_while(is_done).count()
+    /// Not in-order: what was completed is published.
+    #[inline]
+    pub(crate) fn published(&mut self) {
+        self.ordered = 0;
+    }
+
+    /// The chains that are completed and not published, up to the first that must wait, with their
+    /// descriptors when in-order.
+    pub(crate) fn publishable(&self) -> impl Iterator<Item = (u16, u16)> {
+        (0..self.ordered).map_while(|at| {
+            let id = *self.order.get(wrap(self.oldest + at, self.order.len()))?;
+            let slot = self.slots.get(usize::from(id))?;
+            (!self.in_order || slot.done).then_some((id, slot.descriptors))
+        })
     }
 }
 

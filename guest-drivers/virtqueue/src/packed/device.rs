@@ -21,6 +21,7 @@ use crate::descriptor::Descriptor;
 use crate::descriptor::Table;
 use crate::error::ConfigError;
 use crate::error::RingError;
+use crate::footprint::Footprint;
 use crate::in_flight::Done;
 use crate::in_flight::InFlight;
 use crate::index::PackedPosition;
@@ -276,6 +277,8 @@ impl PackedDevice {
     pub(crate) fn publish(&mut self) -> bool {
         if self.config.in_order {
             self.stage_in_order();
+        } else {
+            self.in_flight.published();
         }
         let Some(first) = self.first.take() else {
             return false;
@@ -290,13 +293,26 @@ impl PackedDevice {
             .publish(first, &self.ring.driver_event, self.published, moved)
     }
 
-    #[inline]
     pub(crate) fn publishable(&self) -> usize {
         if self.config.in_order {
-            self.in_flight.done()
+            self.in_flight.publishable().count()
         } else {
             usize::from(self.staged_chains)
         }
+    }
+
+    pub(crate) fn publishable_ids(&self) -> impl Iterator<Item = u16> {
+        self.in_flight.publishable().map(|(id, _)| id)
+    }
+
+    pub(crate) fn footprint(&self) -> Footprint {
+        let held = |(_, descriptors)| usize::from(descriptors);
+        let count = if self.config.in_order {
+            self.in_flight.publishable().map(held).sum()
+        } else {
+            usize::from(self.staged_descriptors)
+        };
+        Footprint::packed_ring(self.published.slot(), count, self.config.size)
     }
 
     pub(crate) fn arm(&mut self) -> bool {

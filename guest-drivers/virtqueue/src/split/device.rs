@@ -18,6 +18,7 @@ use crate::descriptor::Descriptor;
 use crate::descriptor::Table;
 use crate::error::ConfigError;
 use crate::error::RingError;
+use crate::footprint::Footprint;
 use crate::handshake;
 use crate::in_flight::InFlight;
 use crate::index;
@@ -268,6 +269,8 @@ impl SplitDevice {
     pub(crate) fn publish(&mut self) -> bool {
         if self.config.in_order {
             self.stage_in_order();
+        } else {
+            self.in_flight.published();
         }
         if self.staged == 0 {
             return false;
@@ -285,13 +288,21 @@ impl SplitDevice {
         }
     }
 
-    #[inline]
     pub(crate) fn publishable(&self) -> usize {
         if self.config.in_order {
-            self.in_flight.done()
+            self.in_flight.publishable().count()
         } else {
             usize::from(self.staged)
         }
+    }
+
+    pub(crate) fn publishable_ids(&self) -> impl Iterator<Item = u16> {
+        self.in_flight.publishable().map(|(id, _)| id)
+    }
+
+    pub(crate) fn footprint(&self) -> Footprint {
+        let start = self.published & self.mask;
+        Footprint::used_ring(start, self.publishable(), self.config.size)
     }
 
     pub(crate) fn arm(&mut self) -> bool {

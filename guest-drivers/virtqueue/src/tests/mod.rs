@@ -130,3 +130,10 @@ pub fn all_configs(size: u16) -> Vec<QueueConfig> {
     }
     configs
 }
+
+/// A copy of all bytes of a span.
+pub fn bytes(memory: &RingMemory) -> Vec<u8> {
+    let mut copy = vec![0; memory.len()];
+    assert!(memory.read(0, &mut copy));
+    copy
+}
