@@ -159,7 +159,8 @@ impl Registers {
     /// Reads `data.len()` bytes at `offset`. What lies outside the structure reads as 0.
     pub fn read(&self, offset: usize, data: &mut [u8]) {
         let image = self.image();
-        for (byte, at) in data.iter_mut().zip(offset..) {
+        for (i, byte) in data.iter_mut().enumerate() {
+            let at = offset.saturating_add(i);
             *byte = image.get(at).copied().unwrap_or(0);
         }
     }
