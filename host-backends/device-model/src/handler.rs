@@ -3,7 +3,7 @@
 use crate::Error;
 use crate::Queue;
 use guest_memory::GuestMemory;
-use std::os::fd::RawFd;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 /// What one call of [`QueueHandler::run`] did; both zero means "idle".
@@ -35,7 +35,7 @@ pub trait QueueHandler: Send {
 
     /// A descriptor that is readable while completions of asynchronous work wait; the worker sleeps on it. It must
     /// stay the same for the life of the handler. `run` has to take the readiness away.
-    fn completion_fd(&self) -> Option<RawFd> {
+    fn completion_fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 

@@ -52,7 +52,7 @@ pub struct QueueSetup {
     /// The in-flight record, if the front-end keeps one.
     pub record: Option<QueueRecord>,
     /// The interrupt, if the driver is to be told.
-    pub call: Option<EventFd>,
+    pub call: Option<Arc<EventFd>>,
     /// Where to count.
     pub counters: Arc<QueueCounters>,
 }
@@ -66,7 +66,7 @@ pub struct Queue {
     ring_log: Vec<(u64, u64)>,
     /// Writable parts of chains in flight, by token id; empty unless the memory logs.
     writable: Vec<Vec<Segment>>,
-    call: Option<EventFd>,
+    call: Option<Arc<EventFd>>,
     counters: Arc<QueueCounters>,
     /// Last field: the ring lies in it.
     memory: Arc<GuestMemory>,
@@ -263,7 +263,7 @@ impl Queue {
 
     /// Replaces the interrupt; the driver is interrupted once through the new one, since a call through the old one
     /// may have been lost.
-    pub fn set_call(&mut self, call: Option<EventFd>) {
+    pub fn set_call(&mut self, call: Option<Arc<EventFd>>) {
         self.call = call;
         self.interrupt();
     }
