@@ -51,7 +51,8 @@ pub fn files(extension: &str) -> Vec<Source> {
         .into_iter()
         .filter_entry(|entry| {
             let name = entry.file_name().to_string_lossy();
-            entry.depth() == 0 || !(name == "target" || name.starts_with('.'))
+            entry.depth() == 0
+                || !(name == "target" || name == "artifacts" || name.starts_with('.'))
         })
         .filter_map(Result::ok)
         .filter(|entry| entry.path().extension().is_some_and(|e| e == extension))
