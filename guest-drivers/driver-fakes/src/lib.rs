@@ -1,1 +1,27 @@
-//! A fake platform that punishes driver mistakes, by seed.
+//! Fakes that punish: a platform whose DMA breaks every driver that cheats, and a virtio-pci disk that obeys or lies as told.
+//!
+//! Rule: everything follows from one seed, so a failure repeats. The platform bounces each buffer through scattered pieces, fills what
+//! it hands out and what it takes back with different patterns, lets the device reach only what is allocated or mapped now, and fails
+//! an assertion when the driver maps twice, forgets to unmap or releases what it does not own.
+
+mod arena;
+mod disk;
+mod function;
+mod platform;
+mod random;
+mod registers;
+
+pub use arena::Arena;
+pub use arena::DeviceMemory;
+pub use disk::FakeDisk;
+pub use disk::Habits;
+pub use function::FakeBar;
+pub use function::FakeFunction;
+pub use function::Layout;
+pub use platform::FakeBuffer;
+pub use platform::FakeInterrupts;
+pub use platform::FakePlatform;
+pub use random::Random;
+pub use registers::Lies;
+pub use registers::QueueRegisters;
+pub use registers::Registers;
