@@ -45,11 +45,11 @@ pub(crate) fn find<F: PciFunction>(function: &F) -> Result<Structures<F::Bar>, E
     let mut device = None;
     for_each_virtio_capability(function, |capability| match capability.kind {
         cap_type::COMMON => fill(&mut common, || {
-            window(function, capability, COMMON_SIZE_MIN)
+            window(function, capability, COMMON_SIZE_MIN, 4)
         }),
         cap_type::NOTIFY => fill(&mut notify, || notify_window(function, capability)),
-        cap_type::ISR => fill(&mut isr, || window(function, capability, 1)),
-        cap_type::DEVICE => fill(&mut device, || window(function, capability, 1)),
+        cap_type::ISR => fill(&mut isr, || window(function, capability, 1, 1)),
+        cap_type::DEVICE => fill(&mut device, || window(function, capability, 1, 4)),
         _ => {}
     });
     let (notify, notify_multiplier) = notify.ok_or(Error::BadCapability)?;
@@ -99,6 +99,7 @@ fn window<F: PciFunction>(
     function: &F,
     capability: &Capability,
     needed: u64,
+    align: u64,
 ) -> Option<Window<F::Bar>> {
     // Bars 6 to 255 are reserved: such a structure must be ignored (sec. 4.1.4.1).
     let bar = function.config_read_u8(capability.offset + cap::BAR as u16);
@@ -109,7 +110,7 @@ fn window<F: PciFunction>(
     };
     let base = u64::from(function.config_read_u32(capability.offset + cap::OFFSET as u16));
     let len = u64::from(function.config_read_u32(capability.offset + cap::STRUCTURE_LENGTH as u16));
-    if len < needed || (needed >= 4 && base % 4 != 0) || bar.is_empty() {
+    if len < needed || !base.is_multiple_of(align) || bar.is_empty() {
         return None;
     }
     Window::new(bar, base, len)
@@ -128,6 +129,6 @@ fn notify_window<F: PciFunction>(
     if multiplier != 0 && (!multiplier.is_power_of_two() || multiplier == 1) {
         return None;
     }
-    let window = window(function, capability, 2)?;
+    let window = window(function, capability, 2, 2)?;
     Some((window, multiplier))
 }
