@@ -3,6 +3,7 @@
 //! One rule: a host program is copied with its own loader and libraries, so that it runs whatever
 //! libc the tree has.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -115,4 +116,29 @@ pub fn initramfs(
 /// When `cp` fails.
 pub fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
     process::run(Command::new("cp").arg("-a").arg(from).arg(to)).map(drop)
+}
+
+/// Checksums of the files in these folders of `root` that have at least `bytes`, made by the
+/// host's tool, in the format that `sha256sum -c` reads in the guest.
+///
+/// # Errors
+/// When something cannot be read.
+pub fn manifest(root: &Path, folders: &[&str], bytes: u64) -> anyhow::Result<String> {
+    let mut lines = String::new();
+    for folder in folders {
+        for entry in fs::read_dir(root.join(folder))? {
+            let path = entry?.path();
+            if path.is_symlink() || !path.is_file() || path.metadata()?.len() < bytes {
+                continue;
+            }
+            let sum = process::run(Command::new("sha256sum").arg(&path))?;
+            let inside = path.strip_prefix(root)?.display();
+            writeln!(
+                lines,
+                "{}  /{inside}",
+                sum.split(' ').next().unwrap_or_default()
+            )?;
+        }
+    }
+    Ok(lines)
 }

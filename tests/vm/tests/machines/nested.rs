@@ -2,6 +2,107 @@
 //!
 //! One rule: the outer guest (L1) only starts our programs; the test is the inner guest (L2).
 
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::ensure;
+use vm::binaries;
+use vm::debian;
+use vm::image;
+use vm::image::MIB;
+use vm::kernel::DISK_MODULES;
+use vm::kernel::KVM_MODULES;
+use vm::kernel::Kernel;
+use vm::paths;
+use vm::qemu::Machine;
+use vm::qemu::QUIET;
+use vm::tree;
+
+/// Booting without hardware help on a busy computer.
+const BOOT: Duration = Duration::from_secs(180);
+/// The inner guest, from its first instruction to its end.
+const INNER: Duration = Duration::from_secs(420);
+
+/// One vCPU, one queue.
 pub fn debian() -> anyhow::Result<()> {
-    Err(vm::skip("the monitor is not there yet"))
+    nested("nested", 1)
+}
+
+/// Two vCPUs, two queues.
+pub fn two_processors() -> anyhow::Result<()> {
+    nested("nested-smp", 2)
+}
+
+fn nested(name: &str, cpus: u16) -> anyhow::Result<()> {
+    vm::tool("qemu-system-x86_64", "qemu-system-x86")?;
+    let kernel = debian::cloud_kernel()?;
+    let logs = paths::logs(name)?;
+    let folder = tempfile::tempdir()?;
+    let image = outer_image(folder.path(), &kernel, cpus)?;
+    let initramfs = folder.path().join("outer.cpio");
+    let modules = [DISK_MODULES, KVM_MODULES].concat();
+    let scenario = include_str!("../../guest/to-root.sh");
+    tree::initramfs(&initramfs, &kernel, &modules, None, scenario)?;
+    let mut machine = Machine::debian(&kernel.vmlinux, &initramfs);
+    machine.cpu = "EPYC,+svm".into();
+    machine.cpus = 2;
+    machine.memory_mib = 1536;
+    machine.snapshots.push(image);
+    let mut outer = machine.start(&logs)?;
+    outer.console.expect("@@ up", BOOT)?;
+    outer.console.expect("inner: @@ up", BOOT)?;
+    let said = outer.console.expect("inner: @@ root", INNER)?;
+    ensure!(
+        said.contains("root ext2/ext3 debian 1"),
+        "the inner guest sees: {said}"
+    );
+    ensure!(
+        said.ends_with(&format!("cpus {cpus}")),
+        "the inner guest sees: {said}"
+    );
+    outer.console.expect("inner: @@ inner complete", INNER)?;
+    let said = outer.console.expect("@@ monitor ended", BOOT)?;
+    ensure!(said.ends_with("with 0"), "after a power-off: {said}");
+    outer.console.expect("@@ outer complete", BOOT)?;
+    outer.power_off(BOOT)
+}
+
+/// The outer guest's disk: user land, our programs, the inner guest's kernel, initramfs and disks.
+fn outer_image(folder: &Path, kernel: &Kernel, cpus: u16) -> anyhow::Result<PathBuf> {
+    let tools = debian::user_land()?;
+    let root = folder.join("outer");
+    tree::copy(&tools, &root)?;
+    for program in [binaries::blockd()?, binaries::monitor()?] {
+        let name = program.file_name().unwrap_or_default();
+        std::fs::copy(&program, root.join("usr/bin").join(name))?;
+    }
+    tree::script(&root.join("scenario"), include_str!("../../guest/outer.sh"))?;
+    let settings = format!("CPUS={cpus}\nQUEUES={cpus}\nWORDS=\"{QUIET}\"\n");
+    std::fs::write(root.join("settings"), settings)?;
+    std::fs::copy(&kernel.vmlinux, root.join("vmlinux"))?;
+    let scenario = include_str!("../../guest/to-root.sh");
+    tree::initramfs(
+        &root.join("inner.cpio"),
+        kernel,
+        DISK_MODULES,
+        None,
+        scenario,
+    )?;
+    std::fs::create_dir(root.join("disks"))?;
+    image::empty(&root.join("disks/data.img"), 64 * MIB)?;
+    inner_root(folder, &tools, &root.join("disks/root.img"))?;
+    let image = folder.join("outer.img");
+    image::ext4_from_tree(&image, &root, 900 * MIB)?;
+    Ok(image)
+}
+
+/// The inner guest's root file system.
+fn inner_root(folder: &Path, tools: &Path, image: &Path) -> anyhow::Result<()> {
+    let root = folder.join("inner");
+    tree::copy(tools, &root)?;
+    tree::script(&root.join("scenario"), include_str!("../../guest/inner.sh"))?;
+    let manifest = tree::manifest(&root, &["usr/bin"], 120_000)?;
+    std::fs::write(root.join("manifest"), manifest)?;
+    image::ext4_from_tree(image, &root, 160 * MIB)
 }
