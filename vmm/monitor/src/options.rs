@@ -1,0 +1,230 @@
+//! What can be said about a VM: one schema for flags and TOML.
+//!
+//! One rule: a key and a flag of the same name mean the same; flags win over the file, disks add up.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::Args;
+use clap::ValueEnum;
+use serde::Deserialize;
+
+pub(crate) const EXAMPLES: &str = "\
+Example:
+  paravane-blockd --socket-path /run/disk.sock --path disk.img &
+  paravane run --kernel vmlinux --initrd initrd.img --cmdline 'console=ttyS0 root=/dev/vda' \\
+      --memory 1G --cpus 2 --disk socket=/run/disk.sock";
+
+pub(crate) const RUN_HELP: &str = "\
+The VM's description, as flags or as a TOML file with the same names:
+  name = \"web\"
+  kernel = \"vmlinux\"            # ELF with a PVH entry (a bzImage unpacked to its vmlinux)
+  cmdline = \"console=ttyS0 root=/dev/vda\"
+  memory = \"1G\"
+  cpus = 2
+  [[disk]]
+  socket = \"/run/disk.sock\"     # a vhost-user-blk backend
+  queues = 2
+
+On a terminal the guest gets every key; Ctrl-A x ends the VM, Ctrl-A Ctrl-A sends Ctrl-A.
+SIGTERM and SIGINT press the power button and end the VM after --shutdown-timeout seconds, or at once if the guest
+does not listen to the button or the signal comes again.
+
+Exit codes:
+  0    the guest switched off, or was told to stop
+  64   wrong usage or description      66   a file cannot be read or is no kernel
+  69   KVM or a backend is not there   70   KVM cannot go on with the guest
+  N    with --debug-exit: the byte that the guest wrote to port 0xf4";
+
+/// Flags of `paravane run`; the TOML file has the same keys.
+#[derive(Debug, Default, Clone, Args, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(crate) struct RunOptions {
+    /// TOML file with the VM's description; relative paths in it start at its folder.
+    #[arg(value_name = "VM.TOML")]
+    #[serde(skip)]
+    pub(crate) file: Option<PathBuf>,
+    /// Name of the VM, for messages.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Kernel: a 64-bit ELF file with a PVH entry point.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// Initial RAM disk.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) initrd: Option<PathBuf>,
+    /// Kernel command line.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) cmdline: Option<String>,
+    /// RAM: a number with K, M, G or T (a bare number means MiB) [default: 512M].
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<Size>,
+    /// Number of vCPUs [default: 1].
+    #[arg(long, value_name = "N")]
+    pub(crate) cpus: Option<u32>,
+    /// A disk, may be repeated: socket=PATH[,queues=N][,queue-size=N][,packed=on].
+    #[arg(long, value_name = "KEY=VALUE,...")]
+    pub(crate) disk: Vec<DiskOptions>,
+    /// Serial port: stdio, off, or file:PATH [default: stdio].
+    #[arg(long, value_name = "WHERE")]
+    pub(crate) serial: Option<Serial>,
+    /// What a guest's reset does [default: restart].
+    #[arg(long, value_enum)]
+    pub(crate) on_reset: Option<OnReset>,
+    /// End with the byte that the guest writes to port 0xf4 as exit code.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) debug_exit: Option<bool>,
+    /// Seconds that a guest has to switch off after SIGTERM [default: 10].
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) shutdown_timeout: Option<u64>,
+    /// Status lines on standard error as JSON, one object per line.
+    #[arg(long)]
+    #[serde(skip)]
+    pub(crate) json: bool,
+}
+
+/// One disk.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct DiskOptions {
+    /// Socket of the vhost-user-blk backend.
+    pub(crate) socket: PathBuf,
+    /// Request queues.
+    #[serde(default = "one")]
+    pub(crate) queues: u16,
+    /// Entries per queue, a power of two.
+    #[serde(default = "queue_size")]
+    pub(crate) queue_size: u16,
+    /// Offer packed rings, if the backend does.
+    #[serde(default)]
+    pub(crate) packed: bool,
+}
+
+fn one() -> u16 {
+    1
+}
+
+fn queue_size() -> u16 {
+    256
+}
+
+impl FromStr for DiskOptions {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut disk = Self {
+            socket: PathBuf::new(),
+            queues: one(),
+            queue_size: queue_size(),
+            packed: false,
+        };
+        for part in text.split(',') {
+            let (key, value) = part
+                .split_once('=')
+                .ok_or_else(|| format!("{part:?} is not KEY=VALUE"))?;
+            let number = || {
+                value
+                    .parse()
+                    .map_err(|_| format!("{key}={value}: not a number up to 65535"))
+            };
+            match key {
+                "socket" => disk.socket = value.into(),
+                "queues" => disk.queues = number()?,
+                "queue-size" => disk.queue_size = number()?,
+                "packed" => {
+                    disk.packed = match value {
+                        "on" | "true" => true,
+                        "off" | "false" => false,
+                        _ => return Err(format!("packed={value}: not on or off")),
+                    }
+                }
+                _ => {
+                    return Err(format!(
+                        "{key:?} is none of socket, queues, queue-size, packed"
+                    ));
+                }
+            }
+        }
+        if disk.socket.as_os_str().is_empty() {
+            return Err("socket=PATH is missing".to_owned());
+        }
+        Ok(disk)
+    }
+}
+
+/// Bytes of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct Size(pub(crate) u64);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not a size such as 512M or 2G");
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let suffix = text.get(digits.len()..).unwrap_or_default();
+        let shift = match suffix.to_ascii_uppercase().as_str() {
+            "K" | "KIB" => 10,
+            "" | "M" | "MIB" => 20,
+            "G" | "GIB" => 30,
+            "T" | "TIB" => 40,
+            _ => return Err(wrong()),
+        };
+        let number: u64 = digits.parse().map_err(|_| wrong())?;
+        number.checked_mul(1 << shift).map(Self).ok_or_else(wrong)
+    }
+}
+
+impl TryFrom<String> for Size {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+/// Where the serial port goes.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) enum Serial {
+    /// Standard input and output.
+    Stdio,
+    /// Nowhere: the machine has no serial port.
+    Off,
+    /// Output to a file, no input.
+    File(PathBuf),
+}
+
+impl FromStr for Serial {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "stdio" => Ok(Self::Stdio),
+            "off" => Ok(Self::Off),
+            _ => match text.strip_prefix("file:") {
+                Some(path) if !path.is_empty() => Ok(Self::File(path.into())),
+                _ => Err(format!("{text:?} is none of stdio, off, file:PATH")),
+            },
+        }
+    }
+}
+
+impl TryFrom<String> for Serial {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+/// What a reset of the guest does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum OnReset {
+    /// Loads the kernel again and starts it.
+    Restart,
+    /// Ends the VM with exit code 0.
+    Exit,
+}

@@ -1,0 +1,194 @@
+//! Runs one VM from its description to its exit code.
+//!
+//! One rule: everything that can fail before the guest starts has its own exit code and says what to do.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::time::Instant;
+
+use machine::Entry;
+use machine::Machine;
+use machine::MachineSpec;
+use machine::Stop;
+use vhost_user_frontend::pci::FrontendSpec;
+use vhost_user_frontend::pci::VhostUserDevice;
+use virtio_spec::feature;
+
+use crate::console;
+use crate::console::RawTerminal;
+use crate::exit;
+use crate::loader;
+use crate::options::DiskOptions;
+use crate::options::OnReset;
+use crate::options::RunOptions;
+use crate::options::Serial;
+use crate::signals;
+use crate::status::Event;
+use crate::status::Status;
+use crate::vm_config;
+use crate::vm_config::VmConfig;
+
+/// Why a VM did not run, or not to its end.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("{0}")]
+    Usage(String),
+    #[error(transparent)]
+    Load(#[from] loader::Error),
+    #[error(transparent)]
+    Machine(#[from] machine::Error),
+    #[error("Disk at {socket}: {source}")]
+    Disk {
+        socket: String,
+        source: vhost_user_frontend::Error,
+    },
+    #[error("Cannot write the serial port's output to {path}: {source}")]
+    Serial {
+        path: String,
+        source: std::io::Error,
+    },
+    #[error("Cannot set up {what}: {source}")]
+    Process {
+        what: &'static str,
+        source: std::io::Error,
+    },
+    #[error("{0}")]
+    Guest(String),
+}
+
+impl Error {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => exit::USAGE,
+            Self::Load(_) | Self::Serial { .. } => exit::NO_INPUT,
+            Self::Machine(machine::Error::Cpus { .. }) => exit::USAGE,
+            Self::Machine(_) | Self::Disk { .. } | Self::Process { .. } => exit::UNAVAILABLE,
+            Self::Guest(_) => exit::FAILED,
+        }
+    }
+}
+
+/// Runs the VM; returns the process's exit code.
+pub(crate) fn run(options: RunOptions) -> u8 {
+    let status = Status { json: options.json };
+    start_log();
+    let started = Instant::now();
+    match run_to_end(options, status) {
+        Ok((reason, exit_code)) => {
+            let seconds = started.elapsed().as_secs_f64();
+            status.report(&Event::Stopped {
+                reason,
+                exit_code,
+                seconds,
+            });
+            exit_code
+        }
+        Err(error) => {
+            let exit_code = error.exit_code();
+            let message = &error.to_string();
+            status.report(&Event::Error { message, exit_code });
+            exit_code
+        }
+    }
+}
+
+/// Warnings go to standard error; PARAVANE_LOG chooses more.
+fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("PARAVANE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .try_init();
+}
+
+fn run_to_end(options: RunOptions, status: Status) -> Result<(&'static str, u8), Error> {
+    let config = vm_config::resolve(options).map_err(Error::Usage)?;
+    let process = |what| move |source| Error::Process { what, source };
+    let signals = signals::block().map_err(|error| process("signals")(error.into()))?;
+    let mut machine = Machine::new(MachineSpec {
+        memory: config.memory,
+        cpus: config.cpus,
+        serial: serial_output(&config.serial)?,
+        debug_exit: config.debug_exit,
+    })?;
+    for disk in &config.disks {
+        add_disk(&mut machine, disk)?;
+    }
+    // Before the terminal changes, so that a wrong kernel is reported on a sane one.
+    machine.reset()?;
+    let entry = loader::load(&config, machine.ram())?;
+    let controls = machine.controls();
+    signals::watch(signals, controls.clone(), config.shutdown_timeout, status)
+        .map_err(process("the signal thread"))?;
+    let _terminal = (config.serial == Serial::Stdio).then(RawTerminal::enter);
+    if config.serial == Serial::Stdio {
+        console::feed(controls).map_err(process("the console thread"))?;
+    }
+    status.report(&Event::Started {
+        name: &config.name,
+        cpus: config.cpus,
+        memory: config.memory,
+        disks: config.disks.len(),
+    });
+    serve(&mut machine, entry, &config, status)
+}
+
+/// Runs the guest, again after each reset, until it ends.
+fn serve(
+    machine: &mut Machine,
+    first: Entry,
+    config: &VmConfig,
+    status: Status,
+) -> Result<(&'static str, u8), Error> {
+    let mut entry = first;
+    loop {
+        match machine.run(entry)? {
+            Stop::PowerOff => return Ok(("powered off", exit::SUCCESS)),
+            Stop::Requested => return Ok(("stopped", exit::SUCCESS)),
+            Stop::DebugExit(code) => return Ok(("debug exit", code)),
+            Stop::Failed(text) => return Err(Error::Guest(text)),
+            Stop::Reset(cause) => {
+                status.report(&Event::Reset { cause });
+                if config.on_reset == OnReset::Exit {
+                    return Ok(("reset", exit::SUCCESS));
+                }
+            }
+        }
+        machine.reset()?;
+        entry = loader::load(config, machine.ram())?;
+    }
+}
+
+fn serial_output(serial: &Serial) -> Result<Option<Box<dyn Write + Send>>, Error> {
+    match serial {
+        Serial::Off => Ok(None),
+        Serial::Stdio => Ok(Some(Box::new(std::io::stdout()))),
+        Serial::File(path) => Ok(Some(Box::new(create(path)?))),
+    }
+}
+
+fn create(path: &Path) -> Result<File, Error> {
+    File::create(path).map_err(|source| Error::Serial {
+        path: path.display().to_string(),
+        source,
+    })
+}
+
+fn add_disk(machine: &mut Machine, disk: &DiskOptions) -> Result<(), Error> {
+    let mut spec = FrontendSpec::block(&disk.socket);
+    spec.queues = disk.queues;
+    spec.queue_size = disk.queue_size;
+    if !disk.packed {
+        spec.features &= !feature::RING_PACKED;
+    }
+    let interrupts = machine.interrupts();
+    let device = VhostUserDevice::connect(&spec, machine.ram(), &interrupts, machine.doorbells())
+        .map_err(|source| Error::Disk {
+        socket: disk.socket.display().to_string(),
+        source,
+    })?;
+    machine.add_function(Box::new(device))?;
+    Ok(())
+}

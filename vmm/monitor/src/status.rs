@@ -1,0 +1,76 @@
+//! Status lines on standard error: sentences for people, or JSON objects for programs.
+//!
+//! One rule: one event, one line; standard output belongs to the guest's serial port.
+
+use serde::Serialize;
+
+/// What is reported.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub(crate) enum Event<'a> {
+    /// The guest begins to run.
+    Started {
+        name: &'a str,
+        cpus: u32,
+        /// Bytes.
+        memory: u64,
+        disks: usize,
+    },
+    /// The guest was reset.
+    Reset { cause: &'a str },
+    /// Somebody asked the guest to switch off.
+    PowerButton { heard: bool },
+    /// The VM has ended.
+    Stopped {
+        reason: &'a str,
+        exit_code: u8,
+        /// Since the first start.
+        seconds: f64,
+    },
+    /// The VM could not be run.
+    Error { message: &'a str, exit_code: u8 },
+}
+
+/// Where events go.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Status {
+    pub(crate) json: bool,
+}
+
+impl Status {
+    pub(crate) fn report(self, event: &Event<'_>) {
+        if self.json {
+            if let Ok(line) = serde_json::to_string(event) {
+                eprintln!("{line}");
+            }
+            return;
+        }
+        // On a raw terminal a line needs its carriage return.
+        match event {
+            Event::Started {
+                name,
+                cpus,
+                memory,
+                disks,
+            } => {
+                let mib = memory >> 20;
+                eprintln!("paravane: {name} started: {cpus} vCPU, {mib} MiB, {disks} disk(s)\r");
+            }
+            Event::Reset { cause } => eprintln!("paravane: reset by {cause}\r"),
+            Event::PowerButton { heard: true } => eprintln!("paravane: power button pressed\r"),
+            Event::PowerButton { heard: false } => {
+                eprintln!("paravane: the guest does not listen to the power button\r");
+            }
+            Event::Stopped {
+                reason, seconds, ..
+            } => {
+                eprintln!("paravane: {reason} after {seconds:.1} s\r");
+            }
+            Event::Error { message, .. } => {
+                for line in message.lines() {
+                    eprintln!("paravane: {line}\r");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The validated description of a VM.
+//!
+//! One rule: all mistakes are found here and reported together; what passes needs no further checks of its values.
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::options::DiskOptions;
+use crate::options::OnReset;
+use crate::options::RunOptions;
+use crate::options::Serial;
+use crate::options::Size;
+
+/// What to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct VmConfig {
+    pub(crate) name: String,
+    pub(crate) kernel: PathBuf,
+    pub(crate) initrd: Option<PathBuf>,
+    pub(crate) cmdline: String,
+    /// Bytes.
+    pub(crate) memory: u64,
+    pub(crate) cpus: u32,
+    pub(crate) disks: Vec<DiskOptions>,
+    pub(crate) serial: Serial,
+    pub(crate) on_reset: OnReset,
+    pub(crate) debug_exit: bool,
+    pub(crate) shutdown_timeout: Duration,
+}
+
+/// Reads the file that the options name, if any, merges and validates. The error is all that is wrong, one per line.
+pub(crate) fn resolve(flags: RunOptions) -> Result<VmConfig, String> {
+    let merged = match &flags.file {
+        Some(path) => merge(read(path)?, flags),
+        None => flags,
+    };
+    validate(merged)
+}
+
+fn read(path: &Path) -> Result<RunOptions, String> {
+    let shown = path.display();
+    let text =
+        std::fs::read_to_string(path).map_err(|error| format!("Cannot read {shown}: {error}"))?;
+    let mut options: RunOptions =
+        toml::from_str(&text).map_err(|error| format!("{shown}: {error}"))?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    // A path in the file is relative to the file.
+    let fix = |path: &mut PathBuf| *path = folder.join(&*path);
+    options.kernel.iter_mut().for_each(fix);
+    options.initrd.iter_mut().for_each(fix);
+    options
+        .disk
+        .iter_mut()
+        .for_each(|disk| fix(&mut disk.socket));
+    if let Some(Serial::File(path)) = &mut options.serial {
+        fix(path);
+    }
+    Ok(options)
+}
+
+fn merge(file: RunOptions, flags: RunOptions) -> RunOptions {
+    let mut disk = file.disk;
+    disk.extend(flags.disk);
+    RunOptions {
+        file: flags.file,
+        name: flags.name.or(file.name),
+        kernel: flags.kernel.or(file.kernel),
+        initrd: flags.initrd.or(file.initrd),
+        cmdline: flags.cmdline.or(file.cmdline),
+        memory: flags.memory.or(file.memory),
+        cpus: flags.cpus.or(file.cpus),
+        disk,
+        serial: flags.serial.or(file.serial),
+        on_reset: flags.on_reset.or(file.on_reset),
+        debug_exit: flags.debug_exit.or(file.debug_exit),
+        shutdown_timeout: flags.shutdown_timeout.or(file.shutdown_timeout),
+        json: flags.json,
+    }
+}
+
+fn validate(options: RunOptions) -> Result<VmConfig, String> {
+    let mut wrong = Vec::new();
+    let kernel = options.kernel.unwrap_or_else(|| {
+        wrong.push("kernel: missing (an ELF file with a PVH entry point)".to_owned());
+        PathBuf::new()
+    });
+    let Size(memory) = options.memory.unwrap_or(Size(512 << 20));
+    if memory == 0
+        || !memory.is_multiple_of(machine::ram::GRANULE)
+        || memory > machine::layout::MAX_RAM
+    {
+        wrong.push(format!(
+            "memory: {memory} bytes are not a multiple of 2 MiB up to 1 TiB"
+        ));
+    }
+    let cpus = options.cpus.unwrap_or(1);
+    if cpus == 0 {
+        wrong.push("cpus: at least 1".to_owned());
+    }
+    for (index, disk) in options.disk.iter().enumerate() {
+        if disk.queues == 0 {
+            wrong.push(format!("disk {index}: queues: at least 1"));
+        }
+        if !disk.queue_size.is_power_of_two() || disk.queue_size > 32768 {
+            let size = disk.queue_size;
+            wrong.push(format!(
+                "disk {index}: queue-size: {size} is not a power of two up to 32768"
+            ));
+        }
+    }
+    if !wrong.is_empty() {
+        return Err(wrong.join("\n"));
+    }
+    let stem = kernel
+        .file_stem()
+        .map(|stem| stem.to_string_lossy().into_owned());
+    Ok(VmConfig {
+        name: options.name.or(stem).unwrap_or_default(),
+        kernel,
+        initrd: options.initrd,
+        cmdline: options.cmdline.unwrap_or_default(),
+        memory,
+        cpus,
+        disks: options.disk,
+        serial: options.serial.unwrap_or(Serial::Stdio),
+        on_reset: options.on_reset.unwrap_or(OnReset::Restart),
+        debug_exit: options.debug_exit.unwrap_or(false),
+        shutdown_timeout: Duration::from_secs(options.shutdown_timeout.unwrap_or(10)),
+    })
+}
+
+#[cfg(test)]
+#[path = "vm_config_tests.rs"]
+mod tests;
