@@ -83,6 +83,14 @@ impl InflightRegion {
         self.memory.poisoned()
     }
 
+    /// Forgets everything recorded; for a device reset, with no queue running.
+    pub fn wipe(&self) {
+        for at in (0..self.memory.len()).step_by(8) {
+            self.memory
+                .store_u64(at, 0, std::sync::atomic::Ordering::Release);
+        }
+    }
+
     /// The region of queue `index`.
     ///
     /// # Errors

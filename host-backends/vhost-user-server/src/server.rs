@@ -1,35 +1,39 @@
-//! Serving a device: accepting or making connections, one front-end at a time, for ever.
+//! Serving a device: accepting or making connections, one front-end at a time, for ever. One rule: whatever ends a
+//! session, a panic included, the next one finds the device reset and is served.
 
 use crate::Error;
 use crate::Options;
 use crate::ShutdownHandle;
+use crate::Statistics;
+use crate::connection::End;
+use crate::session::Session;
+use crate::session::error_chain;
+use crate::statistics::Shared;
 use device_model::Device;
-use device_model::QueueStatistics;
+use nix::poll::PollFd;
+use nix::poll::PollFlags;
+use nix::poll::PollTimeout;
+use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::os::unix::net::UnixStream;
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-/// Numbers of a server at one moment.
-#[derive(Debug, Clone, Default)]
-pub struct Statistics {
-    /// Whether a front-end is connected.
-    pub connected: bool,
-    /// Sessions begun.
-    pub sessions: u64,
-    /// Messages answered.
-    pub messages: u64,
-    /// Messages refused.
-    pub message_errors: u64,
-    /// By queue.
-    pub queues: Vec<QueueStatistics>,
-}
+/// First wait between two tries to connect or accept; doubles up to the longest.
+const BACK_OFF_MIN: Duration = Duration::from_millis(20);
+const BACK_OFF_MAX: Duration = Duration::from_secs(1);
 
 /// Serves one device to one front-end at a time.
 pub struct Server {
     device: Arc<dyn Device>,
     options: Options,
     shutdown: ShutdownHandle,
+    shared: Arc<Shared>,
 }
 
 impl Server {
@@ -38,21 +42,43 @@ impl Server {
     /// # Errors
     /// When the device has more queues than the protocol can name, or descriptors run out.
     pub fn new(device: Arc<dyn Device>, options: Options) -> Result<Self, Error> {
+        Self::with_shutdown(device, options, ShutdownHandle::new()?)
+    }
+
+    /// As [`Self::new`], stopped by a handle that may be shared between servers.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub fn with_shutdown(
+        device: Arc<dyn Device>,
+        options: Options,
+        shutdown: ShutdownHandle,
+    ) -> Result<Self, Error> {
+        if !(1..=256).contains(&device.queue_count()) {
+            return Err(Error::Device("no queues, or more than 256"));
+        }
+        if !device.queue_size_max().is_power_of_two() || device.queue_size_max() > 32768 {
+            return Err(Error::Device(
+                "a largest queue size that is no power of two up to 32768",
+            ));
+        }
+        let shared = Arc::new(Shared::new(device.queue_count()));
         Ok(Self {
             device,
             options,
-            shutdown: ShutdownHandle::new()?,
+            shutdown,
+            shared,
         })
     }
 
-    /// Stops the server from any thread.
+    /// Stops the server from any thread: queues drain, `serve` returns.
     pub fn shutdown_handle(&self) -> ShutdownHandle {
         self.shutdown.clone()
     }
 
     /// Numbers for status and metrics; callable from any thread.
     pub fn statistics(&self) -> Statistics {
-        Statistics::default()
+        self.shared.snapshot()
     }
 
     /// Accepts front-ends one after the other until shut down. A second one waits in the listener's queue until the
@@ -61,7 +87,21 @@ impl Server {
     /// # Errors
     /// When the listener itself fails.
     pub fn serve(&self, listener: &UnixListener) -> Result<(), Error> {
-        let _ = (listener, &self.device, &self.options);
+        let failed = |call| move |source| Error::Socket { call, source };
+        listener.set_nonblocking(true).map_err(failed("fcntl"))?;
+        let mut back_off = BACK_OFF_MIN;
+        while self.wait_for(listener) {
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    back_off = BACK_OFF_MIN;
+                    self.serve_stream(stream)?;
+                }
+                Err(error) if is_harmless(&error) => {}
+                // Out of descriptors or memory: others may give some back.
+                Err(error) if is_shortage(&error) => self.pause(&mut back_off),
+                Err(error) => return Err(failed("accept")(error)),
+            }
+        }
         Ok(())
     }
 
@@ -70,16 +110,104 @@ impl Server {
     /// # Errors
     /// When no descriptors can be had; a refused connection is tried again.
     pub fn serve_connecting(&self, path: &Path) -> Result<(), Error> {
-        let _ = path;
+        let mut back_off = BACK_OFF_MIN;
+        while !self.shutdown.is_shutdown() {
+            match UnixStream::connect(path) {
+                Ok(stream) => {
+                    back_off = BACK_OFF_MIN;
+                    self.serve_stream(stream)?;
+                    // A front-end that accepts and closes at once must not make us spin.
+                    self.sleep(BACK_OFF_MIN);
+                }
+                Err(error) => {
+                    tracing::debug!(device = self.options.name, %error, "No front-end yet");
+                    self.pause(&mut back_off);
+                }
+            }
+        }
         Ok(())
     }
 
     /// Serves one connection until it ends or the server is shut down.
     ///
     /// # Errors
-    /// When descriptors run out.
+    /// When descriptors run out before the session begins.
     pub fn serve_stream(&self, stream: UnixStream) -> Result<(), Error> {
-        let _ = stream;
+        let name = &self.options.name;
+        self.shared.sessions.fetch_add(1, Ordering::Relaxed);
+        self.shared.connected.store(true, Ordering::Relaxed);
+        tracing::info!(device = name, "Front-end connected");
+        let end = catch_unwind(AssertUnwindSafe(|| self.run_session(stream)));
+        self.shared.connected.store(false, Ordering::Relaxed);
+        match end {
+            Ok(Ok(end)) => log_end(name, &end),
+            Ok(Err(error)) => {
+                tracing::error!(device = name, "No session: {}", error_chain(&error));
+                self.sleep(BACK_OFF_MIN);
+            }
+            Err(_) => tracing::error!(device = name, "The session panicked; connection closed"),
+        }
         Ok(())
+    }
+
+    fn run_session(&self, stream: UnixStream) -> Result<End, guest_memory::Error> {
+        let identity = (self.options.name.clone(), self.options.polling);
+        let (device, shutdown) = (self.device.clone(), self.shutdown.clone());
+        let mut session = Session::new(stream, device, identity, shutdown, self.shared.clone())?;
+        Ok(session.run())
+    }
+
+    /// Waits for a connection; `false` on shutdown.
+    fn wait_for(&self, listener: &UnixListener) -> bool {
+        let mut fds = [
+            PollFd::new(listener.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.shutdown.as_fd(), PollFlags::POLLIN),
+        ];
+        let _ = nix::poll::poll(&mut fds, PollTimeout::NONE);
+        !self.shutdown.is_shutdown()
+    }
+
+    fn pause(&self, back_off: &mut Duration) {
+        self.sleep(*back_off);
+        *back_off = (*back_off * 2).min(BACK_OFF_MAX);
+    }
+
+    /// Sleeps, unless shut down.
+    fn sleep(&self, time: Duration) {
+        let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
+        let mut fds = [PollFd::new(self.shutdown.as_fd(), PollFlags::POLLIN)];
+        let _ = nix::poll::poll(&mut fds, timeout);
+    }
+}
+
+fn is_harmless(error: &io::Error) -> bool {
+    use io::ErrorKind;
+    let kind = error.kind();
+    matches!(
+        kind,
+        ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::ConnectionAborted
+    )
+}
+
+fn is_shortage(error: &io::Error) -> bool {
+    let shortages = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+    error
+        .raw_os_error()
+        .is_some_and(|errno| shortages.contains(&errno))
+}
+
+fn log_end(name: &str, end: &End) {
+    match end {
+        End::Closed => tracing::info!(device = name, "Front-end disconnected"),
+        End::Shutdown => tracing::info!(device = name, "Connection closed for shutdown"),
+        End::Framing(error) => {
+            tracing::warn!(device = name, "Connection closed: {}", error_chain(error));
+        }
+        End::TooManyFds => tracing::warn!(device = name, "Connection closed: descriptor flood"),
+        End::Poisoned => {
+            tracing::error!(device = name, "Connection closed: its memory was truncated");
+        }
+        End::Refused(why) => tracing::warn!(device = name, "Connection closed: {why}"),
+        End::Socket(error) => tracing::warn!(device = name, "Connection closed: {error}"),
     }
 }

@@ -1,0 +1,372 @@
+//! One connection, from its first message to its last. One rule: a message is decoded and its descriptors are counted
+//! before any handler sees it; each handler is one short function in the file of its subject.
+
+mod device;
+mod memory;
+mod rings;
+
+use crate::Polling;
+use crate::backend_channel::BackendChannel;
+use crate::connection::Connection;
+use crate::connection::End;
+use crate::connection::Event;
+use crate::connection::Incoming;
+use crate::rate_limit::RateLimit;
+use crate::shutdown::ShutdownHandle;
+use crate::state_transfer::StateTransfer;
+use crate::statistics::Shared;
+use crate::vring::Environment;
+use crate::vring::Vring;
+use crate::worker::Failure;
+use crate::worker::Stop;
+use device_model::Device;
+use device_model::InflightRegion;
+use guest_memory::DirtyLog;
+use guest_memory::EventFd;
+use guest_memory::GuestMemory;
+use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use vhost_user_protocol::FrontendMessage;
+use vhost_user_protocol::Reply;
+use vhost_user_protocol::Request;
+use vhost_user_protocol::feature;
+use vhost_user_protocol::feature::protocol;
+
+/// Why a message was refused; its text goes to the log.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("It is malformed")]
+    Malformed(#[from] vhost_user_protocol::Error),
+    #[error("It came with {0} descriptors")]
+    FdCount(usize),
+    #[error("The request is unknown")]
+    Unknown,
+    #[error("There is no ring {0}")]
+    NoRing(u32),
+    #[error("{0}")]
+    Rule(&'static str),
+    #[error("The device refused")]
+    Device(#[from] device_model::Error),
+    #[error("The memory or descriptor was refused")]
+    Memory(#[from] guest_memory::Error),
+}
+
+/// What a handler answers with.
+pub(crate) enum Answer {
+    /// Nothing, unless the front-end asked for an acknowledgement.
+    Done,
+    /// This, in any case.
+    Reply(Reply),
+    /// This with a descriptor.
+    ReplyWithFd(Reply, OwnedFd),
+}
+
+pub(crate) type Outcome = Result<Answer, Refusal>;
+
+/// All state of a connection.
+pub(crate) struct Session {
+    connection: Connection,
+    device: Arc<dyn Device>,
+    name: String,
+    polling: Polling,
+    shared: Arc<Shared>,
+    worker_ended: Arc<EventFd>,
+    channel: Arc<BackendChannel>,
+    /// Virtio features accepted, transport bits included.
+    features: u64,
+    protocol_features: u64,
+    /// `SET_FEATURES` was refused since the last reset; `FEATURES_OK` is then withheld.
+    features_refused: bool,
+    status: u8,
+    needs_reset: bool,
+    memory: Arc<GuestMemory>,
+    log: Option<Arc<DirtyLog>>,
+    inflight: Option<InflightRegion>,
+    vrings: Vec<Vring>,
+    transfer: Option<StateTransfer>,
+    log_limit: RateLimit,
+}
+
+impl Session {
+    pub(crate) fn new(
+        stream: UnixStream,
+        device: Arc<dyn Device>,
+        (name, polling): (String, Polling),
+        shutdown: ShutdownHandle,
+        shared: Arc<Shared>,
+    ) -> Result<Self, guest_memory::Error> {
+        let worker_ended = Arc::new(EventFd::new()?);
+        let vrings = (0..)
+            .zip(&shared.queues)
+            .map(|(i, c)| Vring::new(i, c.clone()))
+            .collect();
+        let channel = Arc::new(BackendChannel::default());
+        let notify = channel.clone();
+        device.on_config_change(Arc::new(move || notify.config_changed()));
+        Ok(Self {
+            connection: Connection::new(stream, shutdown, worker_ended.clone()),
+            device,
+            name,
+            polling,
+            shared,
+            worker_ended,
+            channel,
+            features: 0,
+            protocol_features: 0,
+            features_refused: false,
+            status: 0,
+            needs_reset: false,
+            memory: Arc::new(GuestMemory::default()),
+            log: None,
+            inflight: None,
+            vrings,
+            transfer: None,
+            log_limit: RateLimit::new(),
+        })
+    }
+
+    /// Serves until the connection ends.
+    pub(crate) fn run(&mut self) -> End {
+        loop {
+            let step = match self.connection.next_event() {
+                Ok(Event::Message(incoming)) => self.serve(incoming),
+                Ok(Event::WorkerEnded) => self.reap(),
+                Err(end) => Err(end),
+            };
+            if let Err(end) = step {
+                return end;
+            }
+            let inflight_lost = self.inflight.as_ref().is_some_and(InflightRegion::poisoned);
+            if self.memory.poisoned() || inflight_lost {
+                return End::Poisoned;
+            }
+        }
+    }
+
+    fn serve(&mut self, incoming: Incoming) -> Result<(), End> {
+        let Incoming {
+            header,
+            payload,
+            fds,
+        } = incoming;
+        let request = Request(header.request);
+        let acknowledge =
+            header.flags.need_reply() && self.protocol_features & protocol::REPLY_ACK != 0;
+        self.shared.messages.fetch_add(1, Ordering::Relaxed);
+        let outcome = self.decode_and_handle(request, &payload, fds);
+        match outcome {
+            Ok(Answer::Reply(reply)) => self.connection.send(&reply.encode(request), &[]),
+            Ok(Answer::ReplyWithFd(reply, fd)) => {
+                self.connection.send(&reply.encode(request), &[fd.as_fd()])
+            }
+            Ok(Answer::Done) if acknowledge => {
+                self.connection.send(&Reply::OK.encode(request), &[])
+            }
+            Ok(Answer::Done) => Ok(()),
+            Err(refusal) => self.refuse(request, &refusal, acknowledge),
+        }
+    }
+
+    fn decode_and_handle(
+        &mut self,
+        request: Request,
+        payload: &[u8],
+        fds: Vec<OwnedFd>,
+    ) -> Outcome {
+        let message = FrontendMessage::decode(request, payload)?;
+        if let FrontendMessage::Unknown(_) = message {
+            return Err(Refusal::Unknown);
+        }
+        if !message.fd_rule().allows(fds.len()) {
+            return Err(Refusal::FdCount(fds.len()));
+        }
+        self.handle(message, fds)
+    }
+
+    fn handle(&mut self, message: FrontendMessage, mut fds: Vec<OwnedFd>) -> Outcome {
+        use FrontendMessage as M;
+        match message {
+            M::GetFeatures => self.get_features(),
+            M::SetFeatures(features) => self.set_features(features),
+            M::GetProtocolFeatures => self.get_protocol_features(),
+            M::SetProtocolFeatures(features) => self.set_protocol_features(features),
+            M::SetOwner => Ok(Answer::Done),
+            M::ResetOwner => self.reset_owner(),
+            M::GetQueueNum => Ok(number(self.vrings.len() as u64)),
+            M::GetConfig(config) => self.get_config(config),
+            M::SetConfig(config) => self.set_config(&config),
+            M::SetBackendReqFd => self.set_backend_req_fd(fds.pop()),
+            M::ResetDevice => self.reset_device(),
+            M::SetStatus(status) => self.set_status(status),
+            M::GetStatus => self.get_status(),
+            M::SetDeviceStateFd(transfer) => self.set_device_state_fd(transfer, fds.pop()),
+            M::CheckDeviceState => self.check_device_state(),
+            M::SetMemTable(regions) => self.set_mem_table(&regions, fds),
+            M::GetMaxMemSlots => Ok(number(GuestMemory::MAX_REGIONS as u64)),
+            M::AddMemReg(region) => self.add_mem_reg(region, fds.pop()),
+            M::RemMemReg(region) => self.rem_mem_reg(region),
+            M::SetLogBase(log) => self.set_log_base(log, fds.pop()),
+            M::SetLogFd => Ok(Answer::Done),
+            M::GetInflightFd(inflight, length) => self.get_inflight_fd(inflight, length),
+            M::SetInflightFd(inflight) => self.set_inflight_fd(inflight, fds.pop()),
+            M::SetVringNum(state) => self.set_vring_num(state),
+            M::SetVringAddr(addresses) => self.set_vring_addr(&addresses),
+            M::SetVringBase(state) => self.set_vring_base(state),
+            M::GetVringBase(state) => self.get_vring_base(state),
+            M::SetVringKick(vring) => self.set_vring_kick(vring, fds.pop()),
+            M::SetVringCall(vring) => self.set_vring_call(vring, fds.pop()),
+            M::SetVringErr(vring) => self.set_vring_err(vring, fds.pop()),
+            M::SetVringEnable(state) => self.set_vring_enable(state),
+            M::SetLogBaseAddress(_) => Err(Refusal::Rule("A log needs LOG_SHMFD")),
+            M::SendRarp(_) | M::NetSetMtu(_) | M::Unknown(_) => Err(Refusal::Unknown),
+        }
+    }
+
+    /// Tells the front-end that its message was refused, as far as the protocol can.
+    fn refuse(
+        &mut self,
+        request: Request,
+        refusal: &Refusal,
+        acknowledge: bool,
+    ) -> Result<(), End> {
+        self.shared.message_errors.fetch_add(1, Ordering::Relaxed);
+        if let Some(suppressed) = self.log_limit.admit() {
+            let chain = error_chain(refusal);
+            tracing::warn!(
+                device = self.name,
+                ?request,
+                suppressed,
+                "Message refused: {chain}"
+            );
+        }
+        match request {
+            // These replies are no plain numbers; without a payload the front-end sees that something is wrong.
+            Request::GetConfig | Request::GetVringBase | Request::GetInflightFd => {
+                self.connection.send(&Reply::Empty.encode(request), &[])
+            }
+            Request::SetDeviceStateFd | Request::CheckDeviceState => self
+                .connection
+                .send(&Reply::U64(0x101).encode(request), &[]),
+            _ if acknowledge => self.connection.send(&Reply::FAILED.encode(request), &[]),
+            // Going on would let a migration lose the guest's writes.
+            Request::SetLogBase => Err(End::Refused("the dirty log was refused")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Collects workers that ended by themselves.
+    fn reap(&mut self) -> Result<(), End> {
+        for at in 0..self.vrings.len() {
+            let failure = self.vrings.get_mut(at).and_then(Vring::reap);
+            if let Some(failure) = failure {
+                self.ring_failed(at, &failure)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A ring failed: the device needs a reset, the other rings go on.
+    pub(crate) fn ring_failed(&mut self, index: usize, failure: &Failure) -> Result<(), End> {
+        let reason = match failure {
+            Failure::Poisoned => return Err(End::Poisoned),
+            Failure::Queue(error) => error_chain(error),
+            Failure::Panic => "the handler panicked".to_owned(),
+        };
+        if let Some(suppressed) = self.log_limit.admit() {
+            tracing::warn!(
+                device = self.name,
+                queue = index,
+                suppressed,
+                "Queue stopped: {reason}"
+            );
+        }
+        self.needs_reset = true;
+        self.channel.config_changed();
+        Ok(())
+    }
+
+    /// Stops every worker; failures are noted.
+    pub(crate) fn pause_all(&mut self, how: Stop) {
+        for at in 0..self.vrings.len() {
+            let failure = self.vrings.get_mut(at).and_then(|vring| vring.pause(how));
+            if let Some(failure) = failure {
+                // Poisoned memory is seen again by the loop in `run`.
+                let _ = self.ring_failed(at, &failure);
+            }
+        }
+    }
+
+    /// Starts every ring that is to run; returns the first failure after trying all.
+    pub(crate) fn start_all(&mut self) -> Result<(), Refusal> {
+        let mut result = Ok(());
+        for at in 0..self.vrings.len() {
+            let started = self.start_ring(at);
+            if result.is_ok() {
+                result = started;
+            }
+        }
+        result
+    }
+
+    pub(crate) fn start_ring(&mut self, at: usize) -> Result<(), Refusal> {
+        let Self {
+            vrings,
+            device,
+            memory,
+            inflight,
+            name,
+            worker_ended,
+            ..
+        } = self;
+        let Some(vring) = vrings.get_mut(at) else {
+            return Ok(());
+        };
+        let environment = Environment {
+            device: &**device,
+            memory,
+            inflight: inflight.as_ref(),
+            features: self.features,
+            polling: self.polling,
+            name,
+            worker_ended,
+        };
+        vring.start_if_ready(&environment)?;
+        Ok(())
+    }
+
+    /// Whether rings start enabled, the front-end not having taken up protocol features.
+    pub(crate) fn starts_enabled(&self) -> bool {
+        self.features & feature::PROTOCOL_FEATURES == 0
+    }
+}
+
+impl Drop for Session {
+    /// Drains the queues; what completes is visible to the guest should the front-end come back.
+    fn drop(&mut self) {
+        self.channel.set(None);
+        self.device.on_config_change(Arc::new(|| {}));
+        for vring in &mut self.vrings {
+            vring.stop(Stop::Drain);
+        }
+        self.device.reset();
+    }
+}
+
+pub(crate) fn number(value: u64) -> Answer {
+    Answer::Reply(Reply::U64(value))
+}
+
+/// An error with all its causes on one line.
+pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}

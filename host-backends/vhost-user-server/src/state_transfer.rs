@@ -1,0 +1,125 @@
+//! Device state over a descriptor (`SET_DEVICE_STATE_FD`). One rule: the peer's pipe is never allowed to hold the
+//! session: a helper thread moves the bytes, with a deadline and a size limit.
+
+use device_model::Error;
+use nix::fcntl::FcntlArg;
+use nix::fcntl::OFlag;
+use nix::poll::PollFd;
+use nix::poll::PollFlags;
+use nix::poll::PollTimeout;
+use std::fs::File;
+use std::io;
+use std::io::Read;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use std::time::Instant;
+
+/// Most bytes of a state; ours are a few dozen.
+const MAX_STATE: usize = 1 << 20;
+/// How long a transfer may take in all.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A transfer under way.
+pub(crate) struct StateTransfer {
+    thread: JoinHandle<Result<Option<Vec<u8>>, Error>>,
+}
+
+impl StateTransfer {
+    /// Writes `state` into `fd` and closes it.
+    pub(crate) fn save(fd: OwnedFd, state: Vec<u8>) -> Result<Self, Error> {
+        let file = nonblocking(fd)?;
+        Self::spawn(move || write_all(file, &state).map(|()| None))
+    }
+
+    /// Reads a state from `fd` until its end.
+    pub(crate) fn load(fd: OwnedFd) -> Result<Self, Error> {
+        let file = nonblocking(fd)?;
+        Self::spawn(move || read_all(file).map(Some))
+    }
+
+    fn spawn(
+        body: impl FnOnce() -> Result<Option<Vec<u8>>, Error> + Send + 'static,
+    ) -> Result<Self, Error> {
+        let thread = std::thread::Builder::new()
+            .name("device-state".to_owned())
+            .spawn(body);
+        let thread = thread.map_err(|source| Error::Io {
+            what: "starting a thread",
+            source,
+        })?;
+        Ok(Self { thread })
+    }
+
+    /// Waits for the end, which is near: the deadline bounds it. `Some` holds a state to load.
+    pub(crate) fn finish(self) -> Result<Option<Vec<u8>>, Error> {
+        self.thread
+            .join()
+            .unwrap_or(Err(Error::State("the transfer failed")))
+    }
+}
+
+fn nonblocking(fd: OwnedFd) -> Result<File, Error> {
+    // The open file description is this end of the pipe, which the front-end gave away.
+    nix::fcntl::fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|errno| Error::Io {
+        what: "fcntl",
+        source: errno.into(),
+    })?;
+    Ok(File::from(fd))
+}
+
+fn write_all(mut file: File, state: &[u8]) -> Result<(), Error> {
+    let deadline = Instant::now() + DEADLINE;
+    let mut rest = state;
+    while !rest.is_empty() {
+        match file.write(rest) {
+            Ok(0) => return Err(Error::State("the descriptor takes no bytes")),
+            Ok(n) => rest = rest.get(n..).unwrap_or(&[]),
+            Err(error) => wait_or_fail(&file, error, PollFlags::POLLOUT, deadline)?,
+        }
+    }
+    Ok(())
+}
+
+fn read_all(mut file: File) -> Result<Vec<u8>, Error> {
+    let deadline = Instant::now() + DEADLINE;
+    let mut state = Vec::new();
+    let mut chunk = [0; 4096];
+    loop {
+        match file.read(&mut chunk) {
+            Ok(0) => return Ok(state),
+            Ok(n) => state.extend_from_slice(chunk.get(..n).unwrap_or(&[])),
+            Err(error) => wait_or_fail(&file, error, PollFlags::POLLIN, deadline)?,
+        }
+        if state.len() > MAX_STATE {
+            return Err(Error::State("it is too long"));
+        }
+    }
+}
+
+fn wait_or_fail(
+    file: &File,
+    error: io::Error,
+    flags: PollFlags,
+    deadline: Instant,
+) -> Result<(), Error> {
+    match error.kind() {
+        io::ErrorKind::Interrupted => return Ok(()),
+        io::ErrorKind::WouldBlock => {}
+        _ => {
+            return Err(Error::Io {
+                what: "moving device state",
+                source: error,
+            });
+        }
+    }
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(Error::State("the transfer took too long"));
+    }
+    let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+    let _ = nix::poll::poll(&mut [PollFd::new(file.as_fd(), flags)], timeout);
+    Ok(())
+}

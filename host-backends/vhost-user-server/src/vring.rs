@@ -1,0 +1,205 @@
+//! One ring as the session knows it: what the front-end said so far, and the worker if it runs. One rule: a ring runs
+//! exactly when it was kicked on (`SET_VRING_KICK`), is enabled and is fully described.
+
+use crate::Polling;
+use crate::worker::Failure;
+use crate::worker::Job;
+use crate::worker::Remains;
+use crate::worker::Stop;
+use crate::worker::Worker;
+use device_model::Device;
+use device_model::Error;
+use device_model::InflightRegion;
+use device_model::Queue;
+use device_model::QueueCounters;
+use device_model::QueueHandler;
+use device_model::QueueSetup;
+use device_model::RingAddresses;
+use guest_memory::EventFd;
+use guest_memory::GuestMemory;
+use std::sync::Arc;
+use virtqueue::QueueConfig;
+
+/// What all rings of a session share.
+pub(crate) struct Environment<'a> {
+    pub(crate) device: &'a dyn Device,
+    pub(crate) memory: &'a Arc<GuestMemory>,
+    pub(crate) inflight: Option<&'a InflightRegion>,
+    /// Virtio features accepted.
+    pub(crate) features: u64,
+    pub(crate) polling: Polling,
+    pub(crate) name: &'a str,
+    pub(crate) worker_ended: &'a Arc<EventFd>,
+}
+
+/// One ring.
+pub(crate) struct Vring {
+    pub(crate) index: u16,
+    pub(crate) size: u16,
+    pub(crate) addresses: Option<RingAddresses>,
+    /// Where the ring stands when it does not run.
+    pub(crate) base: u32,
+    pub(crate) kick: Option<Arc<EventFd>>,
+    pub(crate) call: Option<Arc<EventFd>>,
+    pub(crate) err: Option<Arc<EventFd>>,
+    /// `SET_VRING_KICK` came, with or without a descriptor.
+    pub(crate) started: bool,
+    pub(crate) enabled: bool,
+    /// The ring failed; it starts again only after the front-end stopped or reset it.
+    pub(crate) broken: bool,
+    counters: Arc<QueueCounters>,
+    worker: Option<Worker>,
+    /// Kept over a pause, with nothing in flight.
+    handler: Option<Box<dyn QueueHandler>>,
+}
+
+impl Vring {
+    pub(crate) fn new(index: u16, counters: Arc<QueueCounters>) -> Self {
+        Self {
+            index,
+            size: 0,
+            addresses: None,
+            base: 0,
+            kick: None,
+            call: None,
+            err: None,
+            started: false,
+            enabled: false,
+            broken: false,
+            counters,
+            worker: None,
+            handler: None,
+        }
+    }
+
+    /// Whether its worker exists.
+    pub(crate) fn is_running(&self) -> bool {
+        self.worker.is_some()
+    }
+
+    /// Starts the worker if the ring is to run and does not yet.
+    pub(crate) fn start_if_ready(&mut self, environment: &Environment<'_>) -> Result<(), Error> {
+        let wanted = self.started && self.enabled && !self.broken && self.worker.is_none();
+        let Some(addresses) = self.addresses.filter(|_| wanted && self.size != 0) else {
+            return Ok(());
+        };
+        if environment.memory.regions().len() == 0 {
+            return Ok(());
+        }
+        let started = self.start(addresses, environment);
+        if started.is_err() {
+            self.broken = true;
+            self.handler = None;
+            if let Some(err) = &self.err {
+                // A new eventfd of the front-end's could block only if its counter was filled; then it knows already.
+                let _ = err.drain();
+                err.notify();
+            }
+        }
+        started
+    }
+
+    fn start(
+        &mut self,
+        addresses: RingAddresses,
+        environment: &Environment<'_>,
+    ) -> Result<(), Error> {
+        let config = QueueConfig::from_features(self.size, environment.features)?;
+        let record = match environment.inflight {
+            Some(region) => Some(region.record(self.index, config.format)?),
+            None => None,
+        };
+        let queue = Queue::new(QueueSetup {
+            config,
+            addresses,
+            base: self.base,
+            memory: environment.memory.clone(),
+            record,
+            call: self.call.clone(),
+            counters: self.counters.clone(),
+        })?;
+        let handler = match self.handler.take() {
+            Some(handler) => handler,
+            None => environment
+                .device
+                .start_queue(self.index, environment.features)?,
+        };
+        self.worker = Some(Worker::start(Job {
+            name: format!("{}/q{}", environment.name, self.index),
+            queue,
+            handler,
+            kick: self.kick.clone(),
+            call: self.call.clone(),
+            err: self.err.clone(),
+            polling: environment.polling,
+            ended: environment.worker_ended.clone(),
+        })?);
+        Ok(())
+    }
+
+    /// Stops the worker, keeping its handler for a new start. Returns why it failed, if it did.
+    pub(crate) fn pause(&mut self, how: Stop) -> Option<Failure> {
+        let Remains {
+            base,
+            handler,
+            failure,
+        } = self.worker.take()?.stop(how);
+        self.base = base;
+        self.broken |= failure.is_some();
+        self.handler = handler.filter(|_| failure.is_none());
+        failure
+    }
+
+    /// Stops the worker for good.
+    pub(crate) fn stop(&mut self, how: Stop) -> Option<Failure> {
+        let failure = self.pause(how);
+        self.handler = None;
+        failure
+    }
+
+    /// Collects a worker that ended by itself.
+    pub(crate) fn reap(&mut self) -> Option<Failure> {
+        if self.worker.as_ref().is_some_and(Worker::is_finished) {
+            return self.stop(Stop::Drain);
+        }
+        None
+    }
+
+    pub(crate) fn set_kick(&mut self, kick: Option<EventFd>) {
+        self.kick = kick.map(Arc::new);
+        self.started = true;
+        if let Some(worker) = &self.worker {
+            worker.set_kick(self.kick.clone());
+        }
+    }
+
+    pub(crate) fn set_call(&mut self, call: Option<EventFd>) {
+        self.call = call.map(Arc::new);
+        if let Some(worker) = &mut self.worker {
+            worker.set_call(self.call.clone());
+        }
+    }
+
+    pub(crate) fn set_err(&mut self, err: Option<EventFd>) {
+        self.err = err.map(Arc::new);
+        if let Some(worker) = &self.worker {
+            worker.set_err(self.err.clone());
+        }
+    }
+
+    /// What `GET_VRING_BASE` does: the ring is stopped until the next `SET_VRING_KICK`.
+    pub(crate) fn halt(&mut self, how: Stop) -> Option<Failure> {
+        let failure = self.stop(how);
+        self.started = false;
+        self.broken = false;
+        self.kick = None;
+        self.call = None;
+        failure
+    }
+
+    /// Back to the state before any message, worker stopped.
+    pub(crate) fn reset(&mut self) {
+        self.stop(Stop::Drain);
+        *self = Self::new(self.index, self.counters.clone());
+    }
+}

@@ -1,0 +1,363 @@
+//! The thread that serves one running queue. One rule: the request path takes no lock; commands wait behind a flag that
+//! is one load per round.
+
+use crate::Polling;
+use crate::polling::Poller;
+use device_model::Error;
+use device_model::Queue;
+use device_model::QueueHandler;
+use guest_memory::EventFd;
+use nix::poll::PollFd;
+use nix::poll::PollFlags;
+use nix::sys::time::TimeSpec;
+use std::os::fd::AsFd;
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
+use std::sync::mpsc::RecvTimeoutError;
+use std::sync::mpsc::Sender;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use std::time::Instant;
+
+/// How often a ring without a kick descriptor is looked at while idle.
+const KICKLESS_PERIOD: Duration = Duration::from_micros(200);
+/// How long a stop waits before it suspects that the worker hangs on a full call descriptor.
+const STOP_PATIENCE: Duration = Duration::from_millis(100);
+
+/// How a worker ended, or is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// Finish what is in flight.
+    Drain,
+    /// What can be cancelled may stay in the in-flight record.
+    Suspend,
+}
+
+/// What the session asks of a running worker.
+#[derive(Debug)]
+enum Command {
+    SetCall(Option<Arc<EventFd>>),
+    SetErr(Option<Arc<EventFd>>),
+    SetKick(Option<Arc<EventFd>>),
+    Stop(Stop),
+}
+
+/// Why a worker ended without being asked.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The ring is malformed, or the device gave up.
+    Queue(Error),
+    /// The handler panicked.
+    Panic,
+    /// Guest memory was truncated under us.
+    Poisoned,
+}
+
+/// What a worker leaves behind.
+pub(crate) struct Remains {
+    /// The vring base.
+    pub(crate) base: u32,
+    /// The handler, unless it panicked.
+    pub(crate) handler: Option<Box<dyn QueueHandler>>,
+    /// Set if the worker ended by itself.
+    pub(crate) failure: Option<Failure>,
+}
+
+/// What a worker starts with.
+pub(crate) struct Job {
+    pub(crate) name: String,
+    pub(crate) queue: Queue,
+    pub(crate) handler: Box<dyn QueueHandler>,
+    pub(crate) kick: Option<Arc<EventFd>>,
+    pub(crate) call: Option<Arc<EventFd>>,
+    pub(crate) err: Option<Arc<EventFd>>,
+    pub(crate) polling: Polling,
+    /// Signalled when the worker ends by itself.
+    pub(crate) ended: Arc<EventFd>,
+}
+
+/// The session's end of a worker.
+pub(crate) struct Worker {
+    shared: Arc<Shared>,
+    call: Option<Arc<EventFd>>,
+    remains: Receiver<Remains>,
+    thread: JoinHandle<()>,
+}
+
+struct Shared {
+    pending: AtomicBool,
+    commands: Mutex<Vec<Command>>,
+    control: EventFd,
+}
+
+impl Worker {
+    /// Starts the thread.
+    pub(crate) fn start(job: Job) -> Result<Self, Error> {
+        let shared = Arc::new(Shared {
+            pending: AtomicBool::new(false),
+            commands: Mutex::new(Vec::new()),
+            control: EventFd::new()?,
+        });
+        let (sender, remains) = std::sync::mpsc::channel();
+        let call = job.call.clone();
+        let theirs = shared.clone();
+        let thread = std::thread::Builder::new()
+            .name(job.name.clone())
+            .spawn(move || run(job, &theirs, &sender))
+            .map_err(|source| Error::Io {
+                what: "starting a worker",
+                source,
+            })?;
+        Ok(Self {
+            shared,
+            call,
+            remains,
+            thread,
+        })
+    }
+
+    /// Replaces the interrupt.
+    pub(crate) fn set_call(&mut self, call: Option<Arc<EventFd>>) {
+        self.call.clone_from(&call);
+        self.send(Command::SetCall(call));
+    }
+
+    /// Replaces the error descriptor.
+    pub(crate) fn set_err(&self, err: Option<Arc<EventFd>>) {
+        self.send(Command::SetErr(err));
+    }
+
+    /// Replaces the kick descriptor; the ring is looked at once.
+    pub(crate) fn set_kick(&self, kick: Option<Arc<EventFd>>) {
+        self.send(Command::SetKick(kick));
+    }
+
+    /// Whether the worker ended by itself.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Stops the worker and waits for it.
+    pub(crate) fn stop(self, how: Stop) -> Remains {
+        self.send(Command::Stop(how));
+        let remains = loop {
+            match self.remains.recv_timeout(STOP_PATIENCE) {
+                Ok(remains) => break remains,
+                Err(RecvTimeoutError::Disconnected) => break Remains::lost(),
+                // A front-end may have filled the counter of a blocking call descriptor to hang us in `notify`.
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Some(call) = &self.call {
+                        call.drain();
+                    }
+                }
+            }
+        };
+        let _ = self.thread.join();
+        remains
+    }
+
+    fn send(&self, command: Command) {
+        lock(&self.shared.commands).push(command);
+        self.shared.pending.store(true, Ordering::Release);
+        self.shared.control.notify();
+    }
+}
+
+impl Remains {
+    fn lost() -> Self {
+        Self {
+            base: 0,
+            handler: None,
+            failure: Some(Failure::Panic),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The thread's body: serves until the end, then reports.
+fn run(job: Job, shared: &Shared, sender: &Sender<Remains>) {
+    let Job {
+        queue,
+        handler,
+        kick,
+        err,
+        polling,
+        ended,
+        ..
+    } = job;
+    let mut state = State {
+        queue,
+        handler,
+        kick,
+        err,
+        poller: Poller::new(polling),
+        shared,
+    };
+    let outcome = catch_unwind(AssertUnwindSafe(|| state.serve()));
+    let asked = matches!(outcome, Ok(Ok(())));
+    let State {
+        queue,
+        handler,
+        err,
+        ..
+    } = state;
+    let counters = queue.counters().clone();
+    let (handler, failure) = match outcome {
+        Ok(Ok(())) => (Some(handler), None),
+        Ok(Err(failure)) => (Some(handler), Some(failure)),
+        Err(_) => {
+            // The handler's state is unknown, and the kernel may still write for it: it is leaked, with the memory.
+            std::mem::forget(handler);
+            std::mem::forget(queue.memory().clone());
+            counters.panics(1);
+            (None, Some(Failure::Panic))
+        }
+    };
+    match &failure {
+        Some(Failure::Queue(Error::Ring(_) | Error::Record(_))) => counters.ring_errors(1),
+        Some(Failure::Queue(_)) => counters.device_errors(1),
+        _ => {}
+    }
+    if failure.is_some()
+        && let Some(err) = &err
+    {
+        err.notify();
+    }
+    let remains = Remains {
+        base: queue.base(),
+        handler,
+        failure,
+    };
+    drop(queue);
+    let _ = sender.send(remains);
+    if !asked {
+        ended.notify();
+    }
+}
+
+struct State<'a> {
+    queue: Queue,
+    handler: Box<dyn QueueHandler>,
+    kick: Option<Arc<EventFd>>,
+    err: Option<Arc<EventFd>>,
+    poller: Poller,
+    shared: &'a Shared,
+}
+
+impl State<'_> {
+    fn serve(&mut self) -> Result<(), Failure> {
+        let memory = self.queue.memory().clone();
+        self.queue.disarm();
+        loop {
+            if self.shared.pending.load(Ordering::Acquire)
+                && let Some(how) = self.obey()
+            {
+                return self.finish(how);
+            }
+            let progress = match self.handler.run(&mut self.queue, &memory) {
+                Ok(progress) => progress,
+                Err(error) => return Err(self.fail(error)),
+            };
+            if memory.poisoned() {
+                return Err(Failure::Poisoned);
+            }
+            if progress.any() {
+                self.poller.activity();
+            } else if self.poller.poll_on() {
+                self.queue.counters().empty_polls(1);
+                std::hint::spin_loop();
+            } else {
+                self.sleep();
+            }
+        }
+    }
+
+    /// Carries out the waiting commands; returns the stop if there is one.
+    #[cold]
+    fn obey(&mut self) -> Option<Stop> {
+        self.shared.control.drain();
+        self.shared.pending.store(false, Ordering::Release);
+        let commands = std::mem::take(&mut *lock(&self.shared.commands));
+        let mut stop = None;
+        for command in commands {
+            match command {
+                Command::SetCall(call) => self.queue.set_call(call),
+                Command::SetErr(err) => self.err = err,
+                Command::SetKick(kick) => self.kick = kick,
+                Command::Stop(how) => stop = Some(how),
+            }
+        }
+        stop
+    }
+
+    fn finish(&mut self, how: Stop) -> Result<(), Failure> {
+        let memory = self.queue.memory().clone();
+        let drained = match how {
+            Stop::Drain => self.handler.drain(&mut self.queue, &memory),
+            Stop::Suspend => self.handler.suspend(&mut self.queue, &memory),
+        };
+        self.queue.publish();
+        if memory.poisoned() {
+            Err(Failure::Poisoned)
+        } else {
+            drained.map_err(Failure::Queue)
+        }
+    }
+
+    /// Drains what was good before the queue stops for `error`.
+    #[cold]
+    fn fail(&mut self, error: Error) -> Failure {
+        let memory = self.queue.memory().clone();
+        let _ = self.handler.drain(&mut self.queue, &memory);
+        self.queue.publish();
+        if memory.poisoned() {
+            Failure::Poisoned
+        } else {
+            Failure::Queue(error)
+        }
+    }
+
+    fn sleep(&mut self) {
+        if self.queue.arm() {
+            self.queue.disarm();
+            self.poller.activity();
+            return;
+        }
+        self.handler.sleeping(true);
+        let start = Instant::now();
+        self.wait();
+        self.handler.sleeping(false);
+        self.poller.slept(start.elapsed());
+        self.queue.counters().wakeups(1);
+        self.queue.disarm();
+    }
+
+    /// Waits for a kick, a command or a completion.
+    fn wait(&self) {
+        let kick = self.kick.as_deref();
+        let control = self.shared.control.as_fd();
+        // A descriptor that is absent repeats the control descriptor, which keeps the array on the stack.
+        let watched = [
+            control,
+            kick.map_or(control, |kick| kick.as_fd()),
+            self.handler.completion_fd().unwrap_or(control),
+        ];
+        let mut fds = watched.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let timeout = kick
+            .is_none()
+            .then(|| TimeSpec::from_duration(KICKLESS_PERIOD));
+        let _ = nix::poll::ppoll(&mut fds, timeout, None);
+        if let Some(kick) = kick {
+            kick.drain();
+        }
+    }
+}
