@@ -1,0 +1,335 @@
+//! A disk as a virtio device: what it offers, how it starts queues, how it changes while it runs.
+//!
+//! Rule: nothing here is on the request path; queues see changes through [`Disk`], by atomic loads.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+
+use device_model::ConfigNotifier;
+use device_model::Device;
+use device_model::QueueHandler;
+use nix::unistd::fdatasync;
+use nix::unistd::ftruncate;
+use virtio_spec::block::CONFIG_WRITEBACK_OFFSET;
+use virtio_spec::block::feature as block;
+use virtio_spec::device_id;
+
+use crate::BlockSpec;
+use crate::CacheMode;
+use crate::Error;
+use crate::Metrics;
+use crate::config;
+use crate::engine::Choice;
+use crate::handler::BlockQueue;
+use crate::image::Image;
+use crate::metrics::QueueMetrics;
+use crate::request::Limits;
+use crate::request::id_bytes;
+
+/// Most requests that one queue has in flight; more wait in its ring.
+const MAX_DEPTH: u16 = 512;
+
+/// What all queues of a disk share.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    pub image: Arc<Image>,
+    pub id: [u8; virtio_spec::block::ID_SIZE],
+    pub sync_on_flush: bool,
+    features: u64,
+    block_size: u32,
+    /// Every write is made durable before it completes.
+    write_through: AtomicBool,
+}
+
+impl Disk {
+    /// What requests are checked against.
+    #[inline]
+    pub fn limits(&self) -> Limits {
+        Limits {
+            size: self.image.size(),
+            block_size: self.block_size,
+            readonly: self.features & block::RO != 0,
+            discard: self.features & block::DISCARD != 0,
+            write_zeroes: self.features & block::WRITE_ZEROES != 0,
+        }
+    }
+
+    #[inline]
+    pub fn write_through(&self) -> bool {
+        self.write_through.load(Ordering::Acquire)
+    }
+}
+
+/// One disk, shared by its queues.
+pub struct BlockDevice {
+    spec: BlockSpec,
+    disk: Arc<Disk>,
+    engine: Choice,
+    acked: AtomicU64,
+    writeback: AtomicBool,
+    metrics: Vec<Arc<QueueMetrics>>,
+    notify: Mutex<Option<ConfigNotifier>>,
+}
+
+impl std::fmt::Debug for BlockDevice {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("BlockDevice")
+            .field("spec", &self.spec)
+            .field("engine", &self.engine.name())
+            .finish_non_exhaustive()
+    }
+}
+
+impl BlockDevice {
+    /// Opens and locks the image of `spec` and picks its engine.
+    ///
+    /// # Errors
+    /// The specification is wrong, or the image cannot be opened, locked or served as asked.
+    pub fn open(spec: BlockSpec) -> Result<Arc<Self>, Error> {
+        spec.check().map_err(Error::Spec)?;
+        let image = Arc::new(Image::open(&spec)?);
+        let engine = Choice::pick(&spec, &image)?;
+        let serial = spec
+            .serial
+            .clone()
+            .unwrap_or_else(|| image.identity().to_owned());
+        tracing::info!(image = %image.path.display(), engine = engine.name(), bytes = image.size(),
+            cache = ?spec.cache, readonly = spec.readonly, "disk is open");
+        let disk = Disk {
+            id: id_bytes(&serial),
+            sync_on_flush: spec.cache != CacheMode::Unsafe,
+            features: config::features(&spec),
+            block_size: spec.block_size,
+            write_through: AtomicBool::new(false),
+            image,
+        };
+        let device = Self {
+            metrics: (0..spec.num_queues).map(|_| Arc::default()).collect(),
+            disk: Arc::new(disk),
+            engine,
+            acked: AtomicU64::new(0),
+            writeback: AtomicBool::new(false),
+            notify: Mutex::new(None),
+            spec,
+        };
+        device.reset();
+        Ok(Arc::new(device))
+    }
+
+    /// What the disk was opened with.
+    pub fn spec(&self) -> &BlockSpec {
+        &self.spec
+    }
+
+    /// Bytes that the disk offers now.
+    pub fn size(&self) -> u64 {
+        self.disk.image.size()
+    }
+
+    /// The engine in use: `map`, `uring` or `sync`.
+    pub fn engine(&self) -> &'static str {
+        self.engine.name()
+    }
+
+    /// Whether the guest may rely on FLUSH alone (write-back), or every write is durable (write-through).
+    pub fn is_write_through(&self) -> bool {
+        self.disk.write_through()
+    }
+
+    /// Sum of all queues' counters.
+    pub fn metrics(&self) -> Metrics {
+        let mut sum = Metrics::default();
+        for queue in &self.metrics {
+            queue.add_to(&mut sum);
+        }
+        sum
+    }
+
+    /// Takes on the size that the image has now, and tells the guest if it changed; returns it in bytes.
+    ///
+    /// # Errors
+    /// The image's size cannot be read, or the image cannot be mapped anew.
+    pub fn resize(&self) -> Result<u64, Error> {
+        let before = self.size();
+        let after = self.disk.image.refresh_size()?;
+        if let Choice::Map(shared) = &self.engine {
+            shared.remap(&self.disk.image)?;
+        }
+        if after != before {
+            tracing::info!(image = %self.disk.image.path.display(), before, after, "disk changed its size");
+            self.notify_config_change();
+        }
+        Ok(after)
+    }
+
+    /// Gives a memory disk a new size.
+    ///
+    /// # Errors
+    /// The disk is no memory disk, or the size is no multiple of its blocks.
+    pub fn resize_to(&self, bytes: u64) -> Result<u64, Error> {
+        let image = &self.disk.image;
+        if self.spec.memory_disk.is_none() {
+            return Err(Error::ResizeImage {
+                path: image.path.clone(),
+            });
+        }
+        let bad = Error::ResizeTo {
+            bytes,
+            block_size: self.spec.block_size,
+        };
+        let Some(len) = i64::try_from(bytes)
+            .ok()
+            .filter(|_| bytes != 0 && bytes.is_multiple_of(u64::from(self.spec.block_size)))
+        else {
+            return Err(bad);
+        };
+        ftruncate(&image.file, len).map_err(|errno| Error::Open {
+            path: image.path.clone(),
+            source: errno.into(),
+        })?;
+        self.resize()
+    }
+
+    fn notify_config_change(&self) {
+        let notify = self
+            .notify
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if let Some(notify) = notify {
+            notify();
+        }
+    }
+
+    fn acked_has(&self, bit: u64) -> bool {
+        self.acked.load(Ordering::Acquire) & bit != 0
+    }
+
+    /// Follows virtio 1.4 sec. 5.2.6.2: with CONFIG_WCE the driver's choice counts; with FLUSH alone the device's; a
+    /// driver with neither cannot flush, so every write has to be durable.
+    fn settle_cache(&self) {
+        let writeback = self.writeback.load(Ordering::Acquire);
+        let through = match self.spec.cache {
+            CacheMode::Unsafe => false,
+            _ if self.acked_has(block::CONFIG_WCE) => !writeback,
+            _ if self.acked_has(block::FLUSH) => self.spec.cache == CacheMode::Writethrough,
+            _ => true,
+        };
+        self.disk.write_through.store(through, Ordering::Release);
+    }
+
+    fn config(&self) -> virtio_spec::block::Config {
+        config::space(
+            &self.spec,
+            self.size(),
+            self.writeback.load(Ordering::Acquire),
+        )
+    }
+}
+
+impl Device for BlockDevice {
+    fn device_id(&self) -> u32 {
+        device_id::BLOCK
+    }
+
+    fn queue_count(&self) -> u16 {
+        self.spec.num_queues
+    }
+
+    fn queue_size_max(&self) -> u16 {
+        self.spec.queue_size
+    }
+
+    fn features(&self) -> u64 {
+        self.disk.features
+    }
+
+    fn acked(&self, features: u64) {
+        self.acked.store(features, Ordering::Release);
+        if features & block::CONFIG_WCE != 0 && features & block::FLUSH == 0 {
+            // Sec. 5.2.5.2: a driver that cannot flush starts without a write cache.
+            self.writeback.store(false, Ordering::Release);
+        }
+        self.settle_cache();
+    }
+
+    fn config_size(&self) -> u32 {
+        u32::try_from(size_of::<virtio_spec::block::Config>()).unwrap_or(0)
+    }
+
+    fn read_config(&self, offset: u32, out: &mut [u8]) {
+        config::read(&self.config(), offset, out);
+    }
+
+    fn write_config(&self, offset: u32, data: &[u8]) -> Result<(), device_model::Error> {
+        let writeback = match data {
+            [value @ (0 | 1)] if usize::try_from(offset) == Ok(CONFIG_WRITEBACK_OFFSET) => {
+                *value == 1
+            }
+            _ => {
+                return Err(device_model::Error::Config {
+                    offset,
+                    len: data.len(),
+                });
+            }
+        };
+        if !self.acked_has(block::CONFIG_WCE) {
+            return Err(device_model::Error::Config {
+                offset,
+                len: data.len(),
+            });
+        }
+        self.writeback.store(writeback, Ordering::Release);
+        self.settle_cache();
+        if self.disk.write_through() {
+            // What completed while the cache was on becomes durable now, as it would with a real drive.
+            if let Err(errno) = fdatasync(&self.disk.image.file) {
+                tracing::warn!(%errno, image = %self.disk.image.path.display(), "cannot flush the disk");
+            }
+        }
+        Ok(())
+    }
+
+    fn start_queue(
+        &self,
+        index: u16,
+        _features: u64,
+    ) -> Result<Box<dyn QueueHandler>, device_model::Error> {
+        let metrics = self
+            .metrics
+            .get(usize::from(index))
+            .ok_or(device_model::Error::Unsupported)?;
+        let depth = self.spec.queue_size.min(MAX_DEPTH);
+        let engine = self
+            .engine
+            .start(&self.disk.image, depth)
+            .map_err(|source| device_model::Error::Io {
+                what: "the disk engine's start",
+                source: std::io::Error::other(source),
+            })?;
+        Ok(Box::new(BlockQueue::new(
+            Arc::clone(&self.disk),
+            engine,
+            depth,
+            Arc::clone(metrics),
+        )))
+    }
+
+    fn reset(&self) {
+        self.acked.store(0, Ordering::Release);
+        let writeback = matches!(
+            self.spec.cache,
+            CacheMode::None | CacheMode::Writeback | CacheMode::Unsafe
+        );
+        self.writeback.store(writeback, Ordering::Release);
+        self.settle_cache();
+    }
+
+    fn on_config_change(&self, notify: ConfigNotifier) {
+        *self.notify.lock().unwrap_or_else(PoisonError::into_inner) = Some(notify);
+    }
+}

@@ -1,0 +1,348 @@
+//! A request under way: the steps that are left of it.
+//!
+//! Rule: every engine sees only [`Step`]s; short transfers, several ranges, zeroing where the file system cannot, bounce
+//! buffers for O_DIRECT and the closing sync of a durable change are settled here.
+#![expect(
+    unsafe_code,
+    reason = "bounce buffers are copied from and to guest memory by address"
+)]
+
+use guest_memory::IoVecs;
+use nix::errno::Errno;
+
+use crate::engine::Step;
+use crate::engine::sys::IOV_MAX;
+use crate::image::DirectAlign;
+use crate::image::Image;
+use crate::image::Kind;
+use crate::request::Range;
+
+/// Most bytes that go through a bounce or zero buffer in one step.
+const CHUNK: usize = 256 << 10;
+/// Page size that O_DIRECT buffers are aligned to.
+const PAGE: usize = 4096;
+/// How often one step may answer "try again" before the request fails.
+const MAX_RETRIES: u32 = 10_000;
+
+/// What a request does to the image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Task {
+    Read,
+    Write,
+    #[default]
+    Flush,
+    Discard,
+    WriteZeroes,
+}
+
+/// Where a request stands after a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Another step is due.
+    Again,
+    /// The request is over: every byte moved, or the error and what moved before it.
+    Over(Result<(), Errno>),
+}
+
+/// How a range is dealt with when the direct way is not supported.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Zeroing {
+    /// Ask the file system or device.
+    #[default]
+    Ask,
+    /// Write zeroes.
+    Write,
+}
+
+/// One request under way; reused for the next, so that it allocates nothing once warm.
+#[derive(Default)]
+pub(crate) struct Work {
+    task: Task,
+    /// Every change is made durable before the request is over.
+    durable: bool,
+    syncing: bool,
+    offset: u64,
+    len: u64,
+    moved: u64,
+    retries: u32,
+    /// Guest buffers of what is left to move.
+    pub buffers: IoVecs,
+    bounce: Option<Bounce>,
+    ranges: Vec<Range>,
+    range: usize,
+    /// Bytes of the current range that are zeroed.
+    zeroed: u64,
+    zeroing: Zeroing,
+}
+
+/// An aligned buffer in place of guest buffers that O_DIRECT would refuse.
+#[derive(Debug)]
+struct Bounce {
+    bytes: Vec<u8>,
+    start: usize,
+    list: IoVecList,
+}
+
+/// One entry for the kernel that points into the buffer itself.
+#[derive(Debug)]
+struct IoVecList([libc::iovec; 1]);
+
+// SAFETY: the entry points into the `Vec` of the same [`Bounce`], which moves with it.
+unsafe impl Send for IoVecList {}
+
+impl Bounce {
+    fn new(len: usize) -> Self {
+        let bytes = vec![0; len + PAGE];
+        let start = bytes.as_ptr().align_offset(PAGE).min(PAGE);
+        Self {
+            bytes,
+            start,
+            list: IoVecList([libc::iovec {
+                iov_base: std::ptr::null_mut(),
+                iov_len: 0,
+            }]),
+        }
+    }
+
+    fn slice(&mut self, len: usize) -> &mut [u8] {
+        self.bytes
+            .get_mut(self.start..self.start + len)
+            .unwrap_or_default()
+    }
+
+    /// The first `len` bytes as a buffer list.
+    fn list(&mut self, len: usize) -> &[libc::iovec] {
+        let slice = self.slice(len);
+        let (iov_base, iov_len) = (slice.as_mut_ptr().cast(), slice.len());
+        self.list = IoVecList([libc::iovec { iov_base, iov_len }]);
+        &self.list.0
+    }
+}
+
+impl Work {
+    /// Begins a transfer of `len` bytes at `offset` between the image and [`Work::buffers`].
+    pub fn transfer(&mut self, task: Task, offset: u64, len: u64, durable: bool, image: &Image) {
+        self.begin(task, durable);
+        (self.offset, self.len) = (offset, len);
+        let misaligned = image.direct.is_some_and(|align| {
+            self.buffers
+                .as_slice()
+                .iter()
+                .any(|buffer| !is_aligned(buffer, align))
+        });
+        if misaligned {
+            let len = usize::try_from(len).unwrap_or(CHUNK).min(CHUNK);
+            self.bounce = Some(Bounce::new(len));
+        }
+    }
+
+    /// Begins a discard or zeroing of `ranges`.
+    pub fn ranges(&mut self, task: Task, ranges: &[Range], durable: bool) {
+        self.begin(task, durable);
+        self.ranges.extend_from_slice(ranges);
+    }
+
+    /// Begins a flush.
+    pub fn flush(&mut self) {
+        self.begin(Task::Flush, false);
+        self.syncing = true;
+    }
+
+    fn begin(&mut self, task: Task, durable: bool) {
+        (self.task, self.durable, self.syncing) = (task, durable, false);
+        (self.offset, self.len, self.moved) = (0, 0, 0);
+        (self.range, self.zeroed, self.retries) = (0, 0, 0);
+        self.bounce = None;
+        self.zeroing = Zeroing::Ask;
+        self.ranges.clear();
+    }
+
+    /// Bytes moved so far.
+    pub fn moved(&self) -> u64 {
+        self.moved
+    }
+
+    /// The step that is due, or `None` when nothing is left to do.
+    pub fn step(&mut self, image: &Image) -> Option<Step<'_>> {
+        if self.syncing {
+            return Some(Step::Sync);
+        }
+        match self.task {
+            Task::Read | Task::Write if self.moved == self.len => None,
+            Task::Read | Task::Write => Some(self.transfer_step()),
+            Task::Flush => None,
+            Task::Discard | Task::WriteZeroes => self.range_step(image),
+        }
+    }
+
+    fn transfer_step(&mut self) -> Step<'_> {
+        let offset = self.offset + self.moved;
+        let left = usize::try_from(self.len - self.moved).unwrap_or(usize::MAX);
+        let rest = self.buffers.as_slice();
+        let buffers = match &mut self.bounce {
+            Some(bounce) => {
+                let len = left.min(CHUNK);
+                if self.task == Task::Write {
+                    copy_out(rest, bounce.slice(len));
+                }
+                bounce.list(len)
+            }
+            None => rest.get(..rest.len().min(IOV_MAX)).unwrap_or_default(),
+        };
+        match self.task {
+            Task::Read => Step::Read { offset, buffers },
+            _ => Step::Write {
+                offset,
+                buffers,
+                durable: self.durable,
+            },
+        }
+    }
+
+    fn range_step(&mut self, image: &Image) -> Option<Step<'_>> {
+        while self
+            .ranges
+            .get(self.range)
+            .is_some_and(|range| range.len == self.zeroed)
+        {
+            (self.range, self.zeroed) = (self.range + 1, 0);
+        }
+        let range = *self.ranges.get(self.range)?;
+        let (offset, len) = (range.offset + self.zeroed, range.len - self.zeroed);
+        if self.zeroing == Zeroing::Write {
+            let len = usize::try_from(len).unwrap_or(CHUNK).min(CHUNK);
+            let zeroes = self.bounce.get_or_insert_with(|| Bounce::new(CHUNK));
+            return Some(Step::Write {
+                offset,
+                buffers: zeroes.list(len),
+                durable: false,
+            });
+        }
+        let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        let zero = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
+        Some(match self.task {
+            Task::Discard if image.kind == Kind::Device => Step::DiscardDevice { offset, len },
+            _ => Step::Allocate {
+                mode: if range.unmap { punch } else { zero },
+                offset,
+                len,
+            },
+        })
+    }
+
+    /// Takes in what came of the step.
+    pub fn advance(&mut self, result: Result<usize, Errno>) -> Next {
+        match result {
+            Err(Errno::EINTR | Errno::EAGAIN) if self.retries < MAX_RETRIES => {
+                self.retries += 1;
+                Next::Again
+            }
+            result if self.syncing => Next::Over(result.map(drop)),
+            result => match self.task {
+                Task::Read | Task::Write => self.advance_transfer(result),
+                Task::Flush => Next::Over(Ok(())),
+                Task::Discard | Task::WriteZeroes => self.advance_range(result),
+            },
+        }
+    }
+
+    fn advance_transfer(&mut self, result: Result<usize, Errno>) -> Next {
+        let bytes = match result {
+            // The image ends earlier than its size said, or takes no more.
+            Ok(0) => return Next::Over(Err(Errno::EIO)),
+            Ok(bytes) => bytes,
+            Err(errno) => return Next::Over(Err(errno)),
+        };
+        if self.task == Task::Read
+            && let Some(bounce) = &mut self.bounce
+        {
+            let rest = self.buffers.as_slice();
+            copy_in(bounce.slice(bytes), rest);
+        }
+        self.moved += bytes as u64;
+        if self.moved >= self.len {
+            return Next::Over(Ok(()));
+        }
+        self.buffers.advance(bytes);
+        Next::Again
+    }
+
+    fn advance_range(&mut self, result: Result<usize, Errno>) -> Next {
+        let left = self
+            .ranges
+            .get(self.range)
+            .map_or(0, |range| range.len - self.zeroed);
+        match (result, self.zeroing) {
+            (Ok(0), Zeroing::Write) => return Next::Over(Err(Errno::EIO)),
+            (Ok(bytes), Zeroing::Write) => self.zeroed += left.min(bytes as u64),
+            (Ok(_), Zeroing::Ask) => self.zeroed += left,
+            // A discard is advice: where it cannot be followed nothing is lost.
+            (Err(Errno::EOPNOTSUPP | Errno::ENOSYS), Zeroing::Ask)
+                if self.task == Task::Discard =>
+            {
+                self.zeroed += left
+            }
+            (Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL), Zeroing::Ask)
+                if self.task == Task::WriteZeroes =>
+            {
+                self.zeroing = Zeroing::Write;
+            }
+            (Err(errno), _) => return Next::Over(Err(errno)),
+        }
+        if self
+            .ranges
+            .get(self.range)
+            .is_some_and(|range| range.len == self.zeroed)
+        {
+            (self.range, self.zeroed) = (self.range + 1, 0);
+        }
+        if self.range < self.ranges.len() {
+            Next::Again
+        } else if self.durable {
+            self.syncing = true;
+            Next::Again
+        } else {
+            Next::Over(Ok(()))
+        }
+    }
+}
+
+fn is_aligned(buffer: &libc::iovec, align: DirectAlign) -> bool {
+    buffer.iov_base.addr().is_multiple_of(align.memory)
+        && buffer.iov_len.is_multiple_of((align.offset as usize).max(1))
+}
+
+/// Copies guest buffers into `to` until it is full.
+fn copy_out(buffers: &[libc::iovec], mut to: &mut [u8]) {
+    for buffer in buffers {
+        let len = buffer.iov_len.min(to.len());
+        let (now, later) = std::mem::take(&mut to).split_at_mut(len);
+        // SAFETY: the buffer is mapped guest memory by the contract of the step in hand, and as long as `now`; no Rust
+        // object lives there, so it cannot overlap `now`.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                buffer.iov_base.cast::<u8>().cast_const(),
+                now.as_mut_ptr(),
+                now.len(),
+            )
+        };
+        to = later;
+        if to.is_empty() {
+            return;
+        }
+    }
+}
+
+/// Copies `from` into guest buffers until it is used up.
+fn copy_in(mut from: &[u8], buffers: &[libc::iovec]) {
+    for buffer in buffers {
+        let (now, later) = from.split_at(buffer.iov_len.min(from.len()));
+        // SAFETY: the buffer is mapped guest memory by the contract of the step in hand, and as long as `now`; no Rust
+        // object lives there, so it cannot overlap `now`.
+        unsafe { std::ptr::copy_nonoverlapping(now.as_ptr(), buffer.iov_base.cast(), now.len()) };
+        from = later;
+        if from.is_empty() {
+            return;
+        }
+    }
+}

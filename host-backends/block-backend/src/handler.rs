@@ -1,0 +1,353 @@
+//! One queue's worker: takes what the ring has, carries it out, completes it, in batches.
+//!
+//! Rule: a chain that was taken is completed exactly once, with a status byte if it has room for one, and the used length
+//! is the number of bytes that were written.
+
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use device_model::Error;
+use device_model::Progress;
+use device_model::Queue;
+use device_model::QueueHandler;
+use guest_memory::GuestMemory;
+use nix::errno::Errno;
+use virtio_spec::block::status;
+use virtqueue::Chain;
+use virtqueue::ChainBatch;
+use virtqueue::Token;
+
+use crate::device::Disk;
+use crate::engine::Engine;
+use crate::engine::runner::Runner;
+use crate::engine::work::Task;
+use crate::metrics::QueueMetrics;
+use crate::request::Limits;
+use crate::request::Operation;
+use crate::request::Parsed;
+use crate::request::Refusal;
+use crate::request::Source;
+
+/// Chains per batch: completions are published at least this often, so that the driver works on them meanwhile.
+const BATCH: usize = 32;
+/// Batches per call of [`BlockQueue::run`], so that a busy ring cannot keep its worker from its other duties.
+const BATCHES_PER_RUN: usize = 16;
+
+/// What is kept with a request in flight.
+#[derive(Default)]
+struct Context {
+    token: Option<Token>,
+    task: Task,
+    parsed: Parsed,
+}
+
+/// The handler of one request queue.
+pub(crate) struct BlockQueue {
+    runner: Runner<Context>,
+    disk: Arc<Disk>,
+    metrics: Arc<QueueMetrics>,
+    batch: ChainBatch,
+}
+
+/// What a run works with, so that it is looked up once.
+struct Run<'a> {
+    queue: &'a mut Queue,
+    memory: &'a Arc<GuestMemory>,
+    limits: Limits,
+    write_through: bool,
+    completed: u32,
+}
+
+struct GuestSource<'a>(&'a GuestMemory);
+
+impl Source for GuestSource<'_> {
+    #[inline]
+    fn read(&self, addr: u64, out: &mut [u8]) -> bool {
+        self.0.read(addr, out).is_ok()
+    }
+}
+
+impl BlockQueue {
+    pub fn new(
+        disk: Arc<Disk>,
+        engine: Box<dyn Engine>,
+        depth: u16,
+        metrics: Arc<QueueMetrics>,
+    ) -> Self {
+        Self {
+            runner: Runner::new(engine, Arc::clone(&disk.image), depth),
+            disk,
+            metrics,
+            batch: ChainBatch::with_capacity(BATCH, BATCH * 4),
+        }
+    }
+
+    fn begin_run<'a>(&mut self, queue: &'a mut Queue, memory: &'a Arc<GuestMemory>) -> Run<'a> {
+        self.runner.hold(memory);
+        Run {
+            queue,
+            memory,
+            limits: self.disk.limits(),
+            write_through: self.disk.write_through(),
+            completed: 0,
+        }
+    }
+
+    /// Carries out or begins one chain.
+    fn begin(&mut self, run: &mut Run<'_>, chain: Chain<'_>) -> Result<(), Error> {
+        let Some(slot) = self.runner.claim() else {
+            // Cannot be: no more is taken than there is room for.
+            return run.complete(chain.token, 0);
+        };
+        let Some(context) = self.runner.context(slot) else {
+            return run.complete(chain.token, 0);
+        };
+        context.token = Some(chain.token);
+        let source = GuestSource(run.memory);
+        match context
+            .parsed
+            .parse(chain.readable, chain.writable, &source, &run.limits)
+        {
+            Ok(operation) => self.execute(run, slot, operation),
+            Err(refusal) => self.refuse(run, slot, refusal),
+        }
+    }
+
+    fn execute(&mut self, run: &mut Run<'_>, slot: u16, operation: Operation) -> Result<(), Error> {
+        let (task, range) = match operation {
+            Operation::Read { offset, len } => (Task::Read, (offset, len)),
+            Operation::Write { offset, len } => (Task::Write, (offset, len)),
+            Operation::Flush => (Task::Flush, (0, 0)),
+            Operation::Discard => (Task::Discard, (0, 0)),
+            Operation::WriteZeroes => (Task::WriteZeroes, (0, 0)),
+            Operation::GetId => return self.get_id(run, slot),
+        };
+        if let Some(context) = self.runner.context(slot) {
+            context.task = task;
+        }
+        let durable = run.write_through;
+        let over = match task {
+            Task::Read | Task::Write => {
+                self.runner
+                    .transfer(slot, task, range, durable, |context| &context.parsed.data)
+            }
+            Task::Flush if !self.disk.sync_on_flush => Some(Ok(())),
+            Task::Flush => self.runner.flush(slot),
+            Task::Discard | Task::WriteZeroes => {
+                self.runner
+                    .ranges(slot, task, durable, |context| &context.parsed.ranges)
+            }
+        };
+        match over {
+            Some(result) => self.finish(run, slot, result),
+            None => Ok(()),
+        }
+    }
+
+    /// Answers GET_ID with as much of the serial as the guest left room for.
+    fn get_id(&mut self, run: &mut Run<'_>, slot: u16) -> Result<(), Error> {
+        let mut id = self.disk.id.as_slice();
+        let mut written = 0;
+        let mut answer = status::OK;
+        if let Some(context) = self.runner.context(slot) {
+            for segment in &context.parsed.data {
+                let (now, later) = id.split_at(
+                    id.len()
+                        .min(usize::try_from(segment.len).unwrap_or(usize::MAX)),
+                );
+                if run.memory.write(segment.addr, now).is_err() {
+                    answer = status::IOERR;
+                    break;
+                }
+                written += now.len();
+                id = later;
+            }
+        }
+        self.answer(run, slot, answer, u32::try_from(written).unwrap_or(0))
+    }
+
+    fn refuse(&mut self, run: &mut Run<'_>, slot: u16, refusal: Refusal) -> Result<(), Error> {
+        tracing::debug!(?refusal, "request refused");
+        if refusal == Refusal::NoStatus {
+            self.metrics.no_status.add(1);
+            let token = self
+                .runner
+                .context(slot)
+                .and_then(|context| context.token.take());
+            self.runner.release(slot);
+            return match token {
+                Some(token) => run.complete(token, 0),
+                None => Ok(()),
+            };
+        }
+        self.metrics.refused.add(1);
+        self.answer(run, slot, refusal.status(), 0)
+    }
+
+    /// Completes a request that the image has answered.
+    #[inline]
+    fn finish(
+        &mut self,
+        run: &mut Run<'_>,
+        slot: u16,
+        result: Result<(), Errno>,
+    ) -> Result<(), Error> {
+        let moved = self.runner.moved(slot);
+        let Some(context) = self.runner.context(slot) else {
+            return Ok(());
+        };
+        let task = context.task;
+        let answer = match result {
+            Ok(()) => {
+                self.count(task, moved);
+                status::OK
+            }
+            Err(errno) => {
+                self.metrics.io_errors.add(1);
+                tracing::warn!(%errno, ?task, image = %self.disk.image.path.display(), "the image answers with an error");
+                status::IOERR
+            }
+        };
+        let written = if task == Task::Read { moved } else { 0 };
+        self.answer(
+            run,
+            slot,
+            answer,
+            u32::try_from(written).unwrap_or(u32::MAX - 1),
+        )
+    }
+
+    #[inline]
+    fn count(&self, task: Task, moved: u64) {
+        let metrics = &self.metrics;
+        match task {
+            Task::Read => {
+                metrics.reads.add(1);
+                metrics.read_bytes.add(moved);
+            }
+            Task::Write => {
+                metrics.writes.add(1);
+                metrics.written_bytes.add(moved);
+            }
+            Task::Flush => metrics.flushes.add(1),
+            Task::Discard => metrics.discards.add(1),
+            Task::WriteZeroes => metrics.write_zeroes.add(1),
+        }
+    }
+
+    /// Writes the status byte, completes the chain and frees the slot.
+    #[inline]
+    fn answer(
+        &mut self,
+        run: &mut Run<'_>,
+        slot: u16,
+        answer: u8,
+        written: u32,
+    ) -> Result<(), Error> {
+        let Some(context) = self.runner.context(slot) else {
+            return Ok(());
+        };
+        let status_addr = context.parsed.status_addr;
+        let token = context.token.take();
+        self.runner.release(slot);
+        let Some(token) = token else {
+            return Ok(());
+        };
+        let written = match run.memory.write(status_addr, &[answer]) {
+            Ok(()) => written + 1,
+            Err(_) => {
+                self.metrics.no_status.add(1);
+                0
+            }
+        };
+        run.complete(token, written)
+    }
+
+    /// Completes what the kernel has finished.
+    fn collect(&mut self, run: &mut Run<'_>) -> Result<(), Error> {
+        while let Some((slot, result)) = self.runner.next_over() {
+            self.finish(run, slot, result)?;
+        }
+        Ok(())
+    }
+
+    fn submit(&mut self) -> Result<(), Error> {
+        self.runner.submit().map_err(ring_failed)
+    }
+
+    /// Takes one batch; returns how many chains it had.
+    fn take(&mut self, run: &mut Run<'_>) -> Result<u32, Error> {
+        let room = self.runner.room().min(BATCH);
+        if room == 0 {
+            return Ok(0);
+        }
+        let mut batch = std::mem::take(&mut self.batch);
+        batch.clear();
+        let taken = run.queue.take(&mut batch, room);
+        let mut done = Ok(());
+        for chain in batch.iter() {
+            done = done.and(self.begin(run, chain));
+        }
+        self.batch = batch;
+        done?;
+        Ok(u32::try_from(taken?).unwrap_or(u32::MAX))
+    }
+}
+
+impl Run<'_> {
+    #[inline]
+    fn complete(&mut self, token: Token, written: u32) -> Result<(), Error> {
+        self.completed += 1;
+        self.queue.complete(token, written)
+    }
+}
+
+fn ring_failed(errno: Errno) -> Error {
+    Error::Io {
+        what: "io_uring_enter",
+        source: errno.into(),
+    }
+}
+
+impl QueueHandler for BlockQueue {
+    fn run(&mut self, queue: &mut Queue, memory: &Arc<GuestMemory>) -> Result<Progress, Error> {
+        let mut run = self.begin_run(queue, memory);
+        let mut taken = 0;
+        for _ in 0..BATCHES_PER_RUN {
+            let batch = self.take(&mut run);
+            let over = self.submit().and(self.collect(&mut run));
+            run.queue.publish();
+            over?;
+            match batch? {
+                0 => break,
+                chains => taken += chains,
+            }
+        }
+        Ok(Progress {
+            taken,
+            completed: run.completed,
+        })
+    }
+
+    fn completion_fd(&self) -> Option<RawFd> {
+        self.runner.completion_fd()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.runner.pending()
+    }
+
+    fn drain(&mut self, queue: &mut Queue, memory: &Arc<GuestMemory>) -> Result<(), Error> {
+        let mut run = self.begin_run(queue, memory);
+        let mut over = self.submit().and(self.collect(&mut run));
+        while self.runner.pending() != 0 && over.is_ok() {
+            over = self
+                .runner
+                .wait()
+                .map_err(ring_failed)
+                .and(self.collect(&mut run));
+        }
+        run.queue.publish();
+        over
+    }
+}

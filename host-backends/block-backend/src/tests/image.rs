@@ -1,0 +1,204 @@
+//! Opening and locking images.
+
+use super::*;
+use crate::BlockDevice;
+use crate::BlockSpec;
+use crate::CacheMode;
+use crate::EngineChoice;
+use crate::Error;
+use crate::LockChoice;
+use std::os::fd::AsRawFd;
+use virtio_spec::block::status::*;
+
+fn reader(path: &std::path::Path) -> BlockSpec {
+    BlockSpec {
+        readonly: true,
+        ..BlockSpec::image(path)
+    }
+}
+
+fn refused(spec: BlockSpec) -> String {
+    let spec = BlockSpec {
+        lock_wait_ms: 20,
+        ..spec
+    };
+    let error = BlockDevice::open(spec).expect_err("the lock refuses");
+    assert!(matches!(error, Error::Locked { .. }), "{error}");
+    error.to_string()
+}
+
+#[test]
+fn a_second_writer_is_refused_and_told_the_mend() {
+    let image = image_of(&[0; 4096]);
+    let _first = BlockDevice::open(BlockSpec::image(image.path())).expect("the first writer");
+    let message = refused(BlockSpec::image(image.path()));
+    assert!(
+        message.contains("--lock off") && message.contains("for writing"),
+        "{message}"
+    );
+}
+
+#[test]
+fn readers_share_and_keep_writers_out() {
+    let image = image_of(&[0; 4096]);
+    let _one = BlockDevice::open(reader(image.path())).expect("a reader");
+    let _two = BlockDevice::open(reader(image.path())).expect("a reader");
+    assert!(refused(BlockSpec::image(image.path())).contains("for reading"));
+}
+
+#[test]
+fn a_writer_keeps_readers_out() {
+    let image = image_of(&[0; 4096]);
+    let _writer = BlockDevice::open(BlockSpec::image(image.path())).expect("a writer");
+    refused(reader(image.path()));
+}
+
+#[test]
+fn the_lock_ends_with_the_disk() {
+    let image = image_of(&[0; 4096]);
+    for _ in 0..3 {
+        drop(BlockDevice::open(BlockSpec::image(image.path())).expect("the only writer"));
+    }
+}
+
+#[test]
+fn closing_another_descriptor_of_the_image_keeps_the_lock() {
+    let image = image_of(&[0; 4096]);
+    let _writer = BlockDevice::open(BlockSpec::image(image.path())).expect("a writer");
+    // A lock of the older kind would be lost here.
+    drop(std::fs::File::open(image.path()).expect("the image"));
+    refused(BlockSpec::image(image.path()));
+}
+
+#[test]
+fn a_lock_that_is_let_go_in_time_is_waited_for() {
+    let image = image_of(&[0; 4096]);
+    let first = BlockDevice::open(BlockSpec::image(image.path())).expect("the first writer");
+    let dying = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        drop(first);
+    });
+    BlockDevice::open(BlockSpec::image(image.path())).expect("the second writer");
+    dying.join().expect("no panic");
+}
+
+#[test]
+fn lock_off_neither_takes_nor_minds_a_lock() {
+    let image = image_of(&[0; 4096]);
+    let off = BlockSpec {
+        lock: LockChoice::Off,
+        ..BlockSpec::image(image.path())
+    };
+    let _free = BlockDevice::open(off.clone()).expect("no lock");
+    let _locked = BlockDevice::open(BlockSpec::image(image.path())).expect("nothing in the way");
+    let _second = BlockDevice::open(off).expect("does not mind");
+}
+
+// RELIABILITY 21 (CVE-2026-27211): the format is never guessed.
+#[test]
+fn a_guest_that_writes_a_qcow2_header_still_has_a_raw_disk() {
+    let image = image_of(&vec![0; 1 << 20]);
+    let mut header = vec![0; 4096];
+    header[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+    header[8..24].copy_from_slice(b"\0\0\0\0\0\0\0\x68\0\0\0\x0b/etc");
+    assert_eq!(
+        Rig::new(BlockSpec::image(image.path())).write(0, &header),
+        OK
+    );
+    let mut again = Rig::new(BlockSpec::image(image.path()));
+    assert_eq!(again.device.size(), 1 << 20);
+    assert_eq!(again.read(0, 4096), header);
+}
+
+#[test]
+fn what_is_no_image_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    assert!(BlockDevice::open(BlockSpec::image(dir.path())).is_err());
+    assert!(matches!(
+        BlockDevice::open(BlockSpec::image("/dev/null")),
+        Err(Error::NotADisk { .. })
+    ));
+    let missing =
+        BlockDevice::open(BlockSpec::image(dir.path().join("none"))).expect_err("no image");
+    assert!(missing.to_string().contains("truncate -s"), "{missing}");
+    let fifo = dir.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
+    assert!(matches!(
+        BlockDevice::open(BlockSpec::image(fifo)),
+        Err(Error::NotADisk { .. })
+    ));
+}
+
+#[test]
+fn an_image_that_ends_within_a_block_loses_its_tail() {
+    let image = image_of(&[1; 1000]);
+    let mut rig = Rig::new(BlockSpec::image(image.path()));
+    assert_eq!(rig.device.size(), 512);
+    assert_eq!(rig.read(0, 512), [1; 512]);
+    assert_eq!(rig.request(0, 1, &[], 512).status, IOERR);
+}
+
+#[test]
+fn an_empty_image_is_an_empty_disk() {
+    let mut rig = Rig::new(BlockSpec::image(image_of(&[]).path()));
+    assert_eq!(rig.device.size(), 0);
+    assert_eq!(rig.request(0, 0, &[], 512).status, IOERR);
+    assert_eq!(rig.flush(), OK);
+}
+
+#[test]
+fn the_map_engine_is_only_for_memory() {
+    let image = image_of(&[0; 4096]);
+    let spec = BlockSpec {
+        engine: EngineChoice::Map,
+        ..BlockSpec::image(image.path())
+    };
+    let on_tmpfs = nix::sys::statfs::statfs(image.path())
+        .expect("a file system")
+        .filesystem_type()
+        == nix::sys::statfs::TMPFS_MAGIC;
+    assert_eq!(BlockDevice::open(spec).is_ok(), on_tmpfs);
+}
+
+#[test]
+fn the_image_may_be_named_by_an_inherited_descriptor() {
+    let image = image_of(&[5; 4096]);
+    let path = format!("/proc/self/fd/{}", image.as_file().as_raw_fd());
+    assert_eq!(Rig::new(BlockSpec::image(path)).read(0, 512), [5; 512]);
+}
+
+#[test]
+fn direct_io_serves_buffers_of_any_alignment() {
+    for engine in [EngineChoice::Uring, EngineChoice::Sync] {
+        let image = image_of(&vec![0; 1 << 20]);
+        let spec = BlockSpec {
+            cache: CacheMode::None,
+            engine,
+            ..BlockSpec::image(image.path())
+        };
+        let mut rig = Rig::new(spec);
+        for (shift, len) in [
+            (0, 4096),
+            (1, 4096),
+            (8, 512),
+            (512, 300 << 10),
+            (3, 600 << 10),
+        ] {
+            let data = rig::pattern(shift as u8, len);
+            let mut shifted = vec![0; shift];
+            shifted.extend_from_slice(&data);
+            let whole = rig.place(&shifted);
+            let part = virtqueue::Segment {
+                addr: whole.addr + shift as u64,
+                len: len as u32,
+            };
+            let (head, status) = ([rig.header(1, 8), part], [rig.room(1)]);
+            assert_eq!(rig.send(&head, &status).status, OK);
+            rig.memory.write(part.addr, &vec![0; len]).expect("memory");
+            let (head, room) = ([rig.header(0, 8)], [part, rig.room(1)]);
+            let answer = rig.send(&head, &room);
+            assert_eq!((answer.status, answer.written as usize), (OK, len + 1));
+            assert!(answer.data == data, "{engine:?} shift {shift} len {len}");
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! The disk against a driver in the same process: real rings, real memory, real images.
+
+mod bounds;
+mod cache;
+mod config;
+mod engines;
+mod faults;
+mod hostile;
+mod image;
+mod ranges;
+mod requests;
+mod resize;
+mod rig;
+mod spec;
+
+use rig::Rig;
+use rig::image_of;
