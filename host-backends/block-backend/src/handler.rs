@@ -3,7 +3,7 @@
 //! Rule: a chain that was taken is completed exactly once, with a status byte if it has room for one, and the used length
 //! is the number of bytes that were written.
 
-use std::os::fd::RawFd;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use device_model::Error;
@@ -329,7 +329,7 @@ impl QueueHandler for BlockQueue {
         })
     }
 
-    fn completion_fd(&self) -> Option<RawFd> {
+    fn completion_fd(&self) -> Option<BorrowedFd<'_>> {
         self.runner.completion_fd()
     }
 

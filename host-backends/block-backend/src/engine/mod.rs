@@ -25,7 +25,7 @@ pub(crate) mod sys;
 pub(crate) mod uring;
 pub(crate) mod work;
 
-use std::os::fd::RawFd;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -91,7 +91,7 @@ pub(crate) trait Engine: Send {
     }
 
     /// Readable when [`Engine::reap`] has something.
-    fn completion_fd(&self) -> Option<RawFd> {
+    fn completion_fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 

@@ -7,7 +7,7 @@
     reason = "starts engine steps, whose contract is kept here"
 )]
 
-use std::os::fd::RawFd;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use guest_memory::GuestMemory;
@@ -86,7 +86,7 @@ impl<T: Default> Runner<T> {
         self.engine.pending()
     }
 
-    pub fn completion_fd(&self) -> Option<RawFd> {
+    pub fn completion_fd(&self) -> Option<BorrowedFd<'_>> {
         self.engine.completion_fd()
     }
 

@@ -7,7 +7,7 @@
 )]
 
 use std::os::fd::AsRawFd;
-use std::os::fd::RawFd;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use io_uring::IoUring;
@@ -321,8 +321,9 @@ impl Engine for UringEngine {
         Ok(())
     }
 
-    fn completion_fd(&self) -> Option<RawFd> {
-        Some(self.ring.as_raw_fd())
+    fn completion_fd(&self) -> Option<BorrowedFd<'_>> {
+        // SAFETY: the ring stays open as long as `self`, which the result borrows.
+        Some(unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) })
     }
 
     fn pending(&self) -> usize {

@@ -309,7 +309,9 @@ impl Work {
 
 fn is_aligned(buffer: &libc::iovec, align: DirectAlign) -> bool {
     buffer.iov_base.addr().is_multiple_of(align.memory)
-        && buffer.iov_len.is_multiple_of((align.offset as usize).max(1))
+        && buffer
+            .iov_len
+            .is_multiple_of((align.offset as usize).max(1))
 }
 
 /// Copies guest buffers into `to` until it is full.
