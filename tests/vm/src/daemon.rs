@@ -24,7 +24,9 @@ const START: Duration = Duration::from_secs(20);
 /// One disk, served.
 #[derive(Debug)]
 pub struct Daemon {
-    folder: PathBuf,
+    logs: PathBuf,
+    /// Words before the program: who runs it.
+    prefix: Vec<String>,
     arguments: Vec<String>,
     process: Option<Process>,
     starts: u32,
@@ -37,6 +39,20 @@ impl Daemon {
     /// # Errors
     /// When it does not come up.
     pub fn start(folder: &Path, logs: &Path, image: &Path, extra: &[&str]) -> anyhow::Result<Self> {
+        Self::start_as(&[], folder, logs, image, extra)
+    }
+
+    /// The same behind `prefix`, for example `setpriv --reuid ...`, which must `exec`.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start_as(
+        prefix: &[String],
+        folder: &Path,
+        logs: &Path,
+        image: &Path,
+        extra: &[&str],
+    ) -> anyhow::Result<Self> {
         let mut arguments = vec![
             "--socket-path".to_string(),
             folder.join("blk.sock").display().to_string(),
@@ -46,8 +62,11 @@ impl Daemon {
             image.display().to_string(),
         ];
         arguments.extend(extra.iter().map(ToString::to_string));
+        let prefix = prefix.to_vec();
+        let logs = logs.to_path_buf();
         let mut daemon = Self {
-            folder: logs.to_path_buf(),
+            logs,
+            prefix,
             arguments,
             process: None,
             starts: 0,
@@ -77,9 +96,17 @@ impl Daemon {
     /// When it ends at once or its socket does not appear.
     pub fn restart(&mut self) -> anyhow::Result<()> {
         self.starts += 1;
-        let log = self.folder.join("daemon.log");
+        let log = self.logs.join("daemon.log");
         let log = process::log_file(&log, &format!("start {}", self.starts))?;
-        let mut command = Command::new(binaries::blockd()?);
+        let program = binaries::blockd()?;
+        let mut command = match self.prefix.split_first() {
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
         command.args(&self.arguments);
         command
             .stdin(Stdio::null())

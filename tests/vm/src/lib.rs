@@ -11,9 +11,11 @@ pub mod debian;
 pub mod image;
 pub mod kernel;
 mod lz4;
+pub mod monitor;
 pub mod paths;
 pub mod process;
 pub mod qemu;
+pub mod soak;
 pub mod tree;
 
 use std::fmt;
