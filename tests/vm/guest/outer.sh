@@ -18,7 +18,7 @@ doing run the inner guest
     paravane run --kernel /vmlinux --initrd /inner.cpio --memory 256M --cpus "$CPUS" \
         --disk "socket=/tmp/root.sock,queues=$QUEUES" --disk socket=/tmp/data.sock \
         --cmdline "$WORDS" < /dev/null 2>&1 && echo 0 > /tmp/code || echo $? > /tmp/code
-} | $b sed -u 's/^/inner: /'
+} | while IFS= read -r line; do echo "inner: $line"; done
 say "monitor ended with $(cat /tmp/code)"
 cat /tmp/root.log /tmp/data.log
 doing stop the daemons
