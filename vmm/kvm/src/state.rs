@@ -1,6 +1,6 @@
 //! Saving a fresh VM's state and putting it back: how a reset works without making the VM anew.
 //!
-//! One rule: time goes on through a reset: the TSC is left alone, so that the vCPUs' stay in step.
+//! One rule: time goes on through a reset, and the vCPUs' TSCs come out of it in step.
 
 use kvm_bindings::KVM_IRQCHIP_IOAPIC;
 use kvm_bindings::KVM_IRQCHIP_PIC_MASTER;
@@ -24,7 +24,14 @@ use crate::Vcpu;
 use crate::Vm;
 
 const MSR_TSC: u32 = 0x10;
-const MSR_TSC_ADJUST: u32 = 0x3b;
+
+/// A zero from the host does not stop the clock: KVM takes it as "the same offset as the other vCPUs" and programs
+/// that again. Without it a vCPU that met a triple fault on AMD goes on with no offset at all, seconds or days ahead.
+const STEP_TSC: kvm_msr_entry = kvm_msr_entry {
+    index: MSR_TSC,
+    reserved: 0,
+    data: 0,
+};
 
 /// Everything of one vCPU that a reset restores.
 pub struct VcpuState {
@@ -76,6 +83,7 @@ impl Vcpu {
         fd.set_lapic(&state.lapic)
             .map_err(Error::request("KVM_SET_LAPIC"))?;
         self.write_msrs(&state.msrs);
+        self.write_msrs(&[STEP_TSC]);
         if let Some(events) = &state.events {
             let _ = fd.set_vcpu_events(events);
         }
@@ -87,7 +95,7 @@ impl Vcpu {
     fn read_msrs(&self, indices: &[u32]) -> Vec<kvm_msr_entry> {
         let mut wanted: Vec<kvm_msr_entry> = indices
             .iter()
-            .filter(|index| !matches!(**index, MSR_TSC | MSR_TSC_ADJUST))
+            .filter(|index| **index != MSR_TSC)
             .map(|index| kvm_msr_entry {
                 index: *index,
                 ..Default::default()

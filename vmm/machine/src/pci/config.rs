@@ -244,3 +244,7 @@ fn copy_into(to: &mut [u8], offset: usize, data: &[u8]) {
         *slot = *value;
     }
 }
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

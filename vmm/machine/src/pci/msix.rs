@@ -128,7 +128,8 @@ impl Msix {
 
     /// A guest read in the table, `offset` relative to its start.
     pub fn table_read(&self, offset: u64, data: &mut [u8]) {
-        for (at, byte) in (offset..).zip(data.iter_mut()) {
+        for (step, byte) in (0..).zip(data.iter_mut()) {
+            let at = offset.saturating_add(step);
             let entry = usize::try_from(at / ENTRY).unwrap_or(usize::MAX);
             let raw = self.vectors.get(entry).map_or([0; 16], Vector::encode);
             *byte = raw.get((at % ENTRY) as usize).copied().unwrap_or(0);
@@ -163,7 +164,8 @@ impl Msix {
 
     /// A guest read of the pending bits, `offset` relative to their start. Guest writes to them are ignored.
     pub fn pba_read(&self, offset: u64, data: &mut [u8]) {
-        for (at, byte) in (offset..).zip(data.iter_mut()) {
+        for (step, byte) in (0..).zip(data.iter_mut()) {
+            let at = offset.saturating_add(step);
             let first = usize::try_from(at.saturating_mul(8)).unwrap_or(usize::MAX);
             *byte = (0..8u8).fold(0, |bits, bit| {
                 let pending = self
@@ -233,3 +235,7 @@ impl Vector {
         self.masked = control & 1 != 0;
     }
 }
+
+#[cfg(test)]
+#[path = "msix_tests.rs"]
+pub(crate) mod tests;
