@@ -259,7 +259,7 @@ fn a_library_has_one_error_enum() {
             bad.extend(enums);
         }
     }
-    report("A library has one thiserror enum", &bad);
+    report("A library shows one thiserror enum", &bad);
 }
 
 #[test]
