@@ -134,8 +134,10 @@ impl<'ast> Visit<'ast> for Visitor<'_> {
 
     fn visit_item_enum(&mut self, item: &'ast syn::ItemEnum) {
         if derives_error(&item.attrs) {
-            self.error_enums
-                .push(self.at(item.ident.span(), &item.ident.to_string()));
+            if matches!(item.vis, syn::Visibility::Public(_)) {
+                self.error_enums
+                    .push(self.at(item.ident.span(), &item.ident.to_string()));
+            }
             for variant in &item.variants {
                 if let Some(message) = error_message(&variant.attrs).filter(|m| !well_formed(m)) {
                     self.error_messages
@@ -153,7 +155,8 @@ impl<'ast> Visit<'ast> for Visitor<'_> {
         };
         let allow = attribute.path().is_ident("allow")
             || (attribute.path().is_ident("cfg_attr") && nested.contains("allow ("));
-        if allow {
+        // `allow` with a reason is for what only some builds of a shared file need.
+        if allow && !nested.contains("reason") {
             self.bare_allows
                 .push(self.at(attribute.span(), "use #[expect(.., reason = \"..\")]"));
         }

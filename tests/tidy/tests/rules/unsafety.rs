@@ -123,7 +123,9 @@ fn explained(lines: &[&str], at: usize) -> bool {
     let pointer_type = ["unsafe fn(", "unsafe extern \"C\" fn("]
         .iter()
         .any(|t| own.contains(t));
-    if marked(own) || pointer_type || own.starts_with('#') {
+    // In a macro's implementation of a trait, which has no syntax tree, the contract is the trait's.
+    let in_macro = own.starts_with("unsafe fn") && lines.iter().any(|l| l.contains("macro_rules!"));
+    if in_macro || marked(own) || pointer_type || own.starts_with('#') {
         return true;
     }
     let mut above = lines[..at].iter().rev().map(|line| line.trim());
