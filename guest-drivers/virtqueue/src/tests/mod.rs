@@ -5,6 +5,8 @@
 mod both_halves;
 mod hostile_device;
 mod hostile_driver;
+mod other_devices;
+mod other_drivers;
 
 use std::boxed::Box;
 use std::vec;
