@@ -92,6 +92,8 @@ pub(crate) struct Worker {
 
 struct Shared {
     pending: AtomicBool,
+    /// The worker ended by itself; set before the session is woken.
+    ended: AtomicBool,
     commands: Mutex<Vec<Command>>,
     control: EventFd,
 }
@@ -101,6 +103,7 @@ impl Worker {
     pub(crate) fn start(job: Job) -> Result<Self, Error> {
         let shared = Arc::new(Shared {
             pending: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             commands: Mutex::new(Vec::new()),
             control: EventFd::new()?,
         });
@@ -140,7 +143,7 @@ impl Worker {
 
     /// Whether the worker ended by itself.
     pub(crate) fn is_finished(&self) -> bool {
-        self.thread.is_finished()
+        self.shared.ended.load(Ordering::Acquire)
     }
 
     /// Stops the worker and waits for it.
@@ -240,6 +243,7 @@ fn run(job: Job, shared: &Shared, sender: &Sender<Remains>) {
     drop(queue);
     let _ = sender.send(remains);
     if !asked {
+        shared.ended.store(true, Ordering::Release);
         ended.notify();
     }
 }
