@@ -2,7 +2,6 @@
 //!
 //! One rule: a page says what `--help` says.
 
-use std::path::Path;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -14,21 +13,28 @@ use crate::shell;
 /// Writes the man pages of `paravane-blockd`, `paravane` and `cargo xtask`, subcommands included.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Where to.
-    #[arg(long, default_value = "target/man")]
-    out: PathBuf,
+    /// Where to [default: `man` in the target folder].
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
 }
+
+/// Cargo package, and the words that make its program write its pages into the folder that follows.
+const PROGRAMS: &[(&str, &[&str])] = &[("monitor", &["man"]), ("blockd", &["--man-pages"])];
 
 pub fn run(args: &Args) -> anyhow::Result<bool> {
-    let out = shell::root().join(&args.out);
+    let out = args
+        .out
+        .clone()
+        .unwrap_or_else(|| vm::paths::target().join("man"));
     std::fs::create_dir_all(&out).with_context(|| format!("Create {}", out.display()))?;
+    let out = out.canonicalize()?;
+    let mut good = true;
+    for (package, words) in PROGRAMS {
+        let mut command = shell::cargo(&["run", "--quiet", "--locked", "-p", package, "--"]);
+        good &= shell::show(command.args(*words).arg(&out))?;
+    }
     let task = Cli::command().name("cargo-xtask");
-    write(task, &out)?;
+    clap_mangen::generate_to(task, &out).context("Write man pages")?;
     println!("{}", out.display());
-    Ok(true)
-}
-
-/// One page for the command, one for each of its subcommands.
-fn write(command: clap::Command, out: &Path) -> anyhow::Result<()> {
-    clap_mangen::generate_to(command, out).context("Write man pages")
+    Ok(good)
 }

@@ -11,6 +11,9 @@ mod signals;
 mod status;
 mod vm_config;
 
+use std::path::PathBuf;
+
+use clap::CommandFactory;
 use clap::Parser;
 use clap::Subcommand;
 
@@ -29,6 +32,12 @@ enum Command {
     /// Starts a virtual machine and stays until it ends.
     #[command(after_help = options::RUN_HELP)]
     Run(Box<RunOptions>),
+    /// Writes the man pages into a folder (for packagers; `cargo xtask man` calls it).
+    #[command(hide = true)]
+    Man {
+        /// An existing folder.
+        folder: PathBuf,
+    },
 }
 
 fn main() {
@@ -41,7 +50,15 @@ fn main() {
         };
         std::process::exit(i32::from(code));
     });
-    let Command::Run(options) = cli.command;
-    let code = run::run(*options);
+    let code = match cli.command {
+        Command::Run(options) => run::run(*options),
+        Command::Man { folder } => match clap_mangen::generate_to(Cli::command(), folder) {
+            Ok(()) => exit::SUCCESS,
+            Err(error) => {
+                eprintln!("paravane: {error}");
+                exit::NO_INPUT
+            }
+        },
+    };
     std::process::exit(i32::from(code));
 }
