@@ -29,5 +29,8 @@ fn main() {
 /// `OUT_DIR` is `<target>/[<triple>/]<profile>/build/<crate>-<hash>/out`.
 fn is_probe_profile() -> bool {
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
-    out.ancestors().nth(3).and_then(Path::file_name).is_some_and(|name| name == "probe")
+    out.ancestors()
+        .nth(3)
+        .and_then(Path::file_name)
+        .is_some_and(|name| name == "probe")
 }

@@ -46,6 +46,13 @@ impl<F: PciFunction> BlockDriver<F> {
         self.warn(platform, "Resetting the disk", 0);
     }
 
+    /// Starts the last reset before the driver is taken apart. [`BlockDriver::poll_reset`] and
+    /// [`BlockQueue::take_outstanding`] follow as after any reset.
+    pub fn begin_stop<P: Clock>(&mut self, platform: &P) {
+        self.transport.begin_reset();
+        self.reset_started_us = platform.now_us();
+    }
+
     /// Whether the reset is done. Never blocks; gives up after [`RESET_TIMEOUT_US`].
     pub fn poll_reset<P: Clock + Log>(&mut self, platform: &P) -> ResetProgress {
         let all = Quiesced { queue: None };

@@ -20,6 +20,9 @@ pvh_start:                          # EBX = physical address of hvm_start_info
     shr eax, 16
     mov byte ptr [gdt_task_state + 4], al
     mov byte ptr [gdt_task_state + 7], ah
+    mov al, 0xff                    # firmware may have left the old interrupt controllers on
+    out 0x21, al
+    out 0xa1, al
     lgdt [gdt_pointer]
     lidt [idt_pointer]
     mov eax, 0x620                  # PAE, OSFXSR, OSXMMEXCPT
@@ -56,18 +59,10 @@ user_start:
     call probe_main
     ud2
 
-# Interrupts: count, end of interrupt, return. Vectors 0x40 to 0x5f.
-.globl irq_stubs
+# Interrupts: count, end of interrupt, return. One stub for all vectors.
+.globl irq_stub
 .balign 16
-irq_stubs:
-.set number, 0
-.rept 32
-    .balign 16
-    inc qword ptr [rip + irq_counts + 8 * number]
-    jmp irq_common
-    .set number, number + 1
-.endr
-irq_common:
+irq_stub:
     inc qword ptr [rip + irq_total]
     push rax
     mov eax, 0xfee000b0             # local APIC, end of interrupt
@@ -253,8 +248,6 @@ idt_pointer:
     .long 0
 .balign 8
 start_info_address: .quad 0
-.globl irq_counts
-irq_counts: .skip 256
 .globl irq_total
 irq_total: .quad 0
 .globl fault_vector

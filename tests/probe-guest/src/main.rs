@@ -1,9 +1,52 @@
+//! The probe guest: a freestanding guest that lists the machine, verifies its disks and measures them.
+//!
+//! Rule: all code runs at CPL 3 but for the few instructions in `boot.s`, so that it is fast under a KVM that emulates CPL 0; what it
+//! finds leaves as one JSON object a line on the serial port 0x3f8, and the verdict as a byte to port 0xf4.
+//!
+//! Build it with `cargo build -p probe-guest --profile probe`: only that profile gives the guest image (a static PVH ELF), because a
+//! freestanding program cannot unwind. In every other profile the same modules are compiled and linted, but the program only says how
+//! to build it, so that `cargo test --workspace` links.
+//!
+//! The command line names jobs and parameters; parameters before the first job count for all of them, `;` separates groups:
+//! - `probe`: PCI functions, features and queues of every virtio disk;
+//! - `verify disk=0 size=64M seconds=0 queues=1 qd=16 packed=0`: verified random I/O with a shadow model;
+//! - `load rw=randread bs=4k qd=32 queues=1 seconds=2 wait=poll packed=0 disk=0`: load with latency percentiles.
+//!
+//! Common parameters: `tsc_khz=`, `packed=`, `event_idx=`, `indirect=`, `in_order=`, `queue_size=`, `seed=`.
 #![cfg_attr(freestanding, no_std, no_main)]
-core::arch::global_asm!(include_str!("boot.s"));
-#[unsafe(no_mangle)]
-extern "C" fn probe_main(_info: u64) -> ! { for &b in b"hello from cpl3\n" { unsafe { core::arch::asm!("out dx, al", in("dx") 0x3f8u16, in("al") b) } } 
- let s=b"string io works\n"; unsafe { core::arch::asm!("rep outsb", inout("rsi") s.as_ptr()=>_, inout("rcx") s.len()=>_, in("dx") 0x3f8u16) }
- loop { unsafe { core::arch::asm!("out dx, al", in("dx") 0xf4u16, in("al") 3u8) }} }
-#[unsafe(no_mangle)]
-extern "C" fn fault_report() -> ! { loop {} }
-#[panic_handler] fn p(_: &core::panic::PanicInfo) -> ! { loop {} }
+#![cfg_attr(
+    not(freestanding),
+    expect(
+        dead_code,
+        reason = "outside the probe profile the guest's code is only checked"
+    )
+)]
+
+extern crate alloc;
+
+mod apic;
+mod command;
+mod cpu;
+#[cfg(freestanding)]
+mod entry;
+mod heap;
+mod histogram;
+mod json;
+mod load;
+mod machine;
+mod paging;
+mod pattern;
+mod pci;
+mod platform;
+mod probe;
+mod start_info;
+mod verify;
+mod workload;
+
+#[cfg(not(freestanding))]
+fn main() {
+    eprintln!(
+        "probe-guest runs in a virtual machine; build it with: cargo build -p probe-guest --profile probe"
+    );
+    std::process::exit(2);
+}

@@ -1,0 +1,537 @@
+//! The `verify` job: random I/O with a shadow model, then error paths.
+//!
+//! Rule: a sector under way belongs to one request only, so the model always knows what it must hold; a request that comes back twice,
+//! never, or with the wrong bytes ends the job.
+use alloc::vec::Vec;
+
+use block_driver::Completion;
+use block_driver::Operation;
+use block_driver::Refusal;
+use block_driver::Request;
+use block_driver::RequestError;
+use block_driver::Serial;
+use block_driver::Success;
+
+use crate::apic;
+use crate::command::Task;
+use crate::cpu;
+use crate::json::Line;
+use crate::machine::Failure;
+use crate::machine::Machine;
+use crate::pattern;
+use crate::pattern::Random;
+use crate::pattern::SECTOR;
+use crate::platform::Buffer;
+use crate::workload::Disk;
+use crate::workload::number;
+
+/// Without a completion for this long the disk counts as dead, in milliseconds.
+const STALL_MS: u64 = 60_000;
+/// Largest request of the random phase, in bytes.
+const REQUEST_MAX: u64 = 64 << 10;
+/// Pieces that buffers are shown in, so that requests have many segments.
+const PIECE: u32 = 4096;
+
+/// What a sector holds, in the model.
+const UNKNOWN: u32 = 0;
+const ZERO: u32 = 1;
+/// Discarded: zero or what it was is right; the first read decides.
+const DISCARDED: u32 = 1 << 31;
+const FIRST_GENERATION: u32 = 2;
+
+/// One request that may be under way.
+struct Slot {
+    busy: bool,
+    sector: u64,
+    sectors: u64,
+    generation: u32,
+    queue: usize,
+    buffer: Option<Buffer>,
+}
+
+#[derive(Default)]
+struct Counts {
+    reads: u64,
+    writes: u64,
+    flushes: u64,
+    discards: u64,
+    zeroes: u64,
+}
+
+struct Verify<'a> {
+    machine: &'a Machine,
+    disk: Disk,
+    shadow: Vec<u32>,
+    slots: Vec<Slot>,
+    random: Random,
+    generation: u32,
+    block: u64,
+    counts: Counts,
+    interrupts: bool,
+    last_progress: u64,
+    /// Longest time without a completion while requests were under way: a backend's restart shows here.
+    longest_gap: u64,
+}
+
+pub(crate) fn run(machine: &Machine, task: &Task<'_>) -> Result<(), Failure> {
+    let disk = Disk::open(machine, task)?;
+    let info = disk.driver.info();
+    let bytes = number(task, "size", 32 << 20)?.min(info.capacity_sectors * 512);
+    let block = info.sectors_per_block();
+    let sectors = bytes / 512 / block * block;
+    let depth = number(task, "qd", 16)?.clamp(1, 256);
+    let mut verify = Verify {
+        machine,
+        shadow: (0..sectors).map(|_| UNKNOWN).collect(),
+        slots: Vec::new(),
+        random: Random::new(number(task, "seed", 1)?),
+        generation: FIRST_GENERATION,
+        block,
+        counts: Counts::default(),
+        interrupts: task.text("wait") != Some("poll"),
+        last_progress: cpu::tsc(),
+        longest_gap: 0,
+        disk,
+    };
+    verify.make_slots(depth)?;
+    let seconds = number(task, "seconds", 0)?;
+    let requests = number(
+        task,
+        "requests",
+        if seconds > 0 { u64::MAX } else { 20_000 },
+    )?;
+    verify.all(seconds, requests)?;
+    verify.report();
+    verify.disk.close(machine)
+}
+
+impl Verify<'_> {
+    fn make_slots(&mut self, depth: u64) -> Result<(), Failure> {
+        let queues = self.disk.queues.len();
+        for index in 0..depth as usize {
+            let buffer = self.machine.platform.buffer(REQUEST_MAX as u32, PIECE);
+            let buffer = Some(buffer.ok_or(Failure::new("No memory for buffers", depth))?);
+            let queue = index % queues.max(1);
+            self.slots.push(Slot {
+                busy: false,
+                sector: 0,
+                sectors: 0,
+                generation: 0,
+                queue,
+                buffer,
+            });
+        }
+        Ok(())
+    }
+
+    fn all(&mut self, seconds: u64, requests: u64) -> Result<(), Failure> {
+        if self.interrupts {
+            apic::alarm(Some(cpu::FIRST_VECTOR));
+        }
+        if !self.disk.driver.info().read_only {
+            self.fill()?;
+        }
+        self.storm(seconds, requests)?;
+        self.read_everything()?;
+        self.error_paths()?;
+        apic::alarm(None);
+        Ok(())
+    }
+
+    /// Writes every sector once.
+    fn fill(&mut self) -> Result<(), Failure> {
+        let mut sector = 0;
+        let total = self.shadow.len() as u64;
+        while sector < total {
+            let sectors = (REQUEST_MAX / 512).min(total - sector);
+            let slot = self.free_slot()?;
+            self.start(slot, Operation::Write { sector }, sectors)?;
+            sector += sectors;
+        }
+        self.drain()?;
+        if self.disk.driver.info().flush {
+            self.simple(Operation::Flush)?;
+        }
+        Ok(())
+    }
+
+    /// Random requests, as many as are asked for or as fit into the time.
+    fn storm(&mut self, seconds: u64, requests: u64) -> Result<(), Failure> {
+        let start = cpu::tsc();
+        let ticks = self.machine.platform.ticks(seconds * 1000);
+        let mut done = 0;
+        while done < requests && (seconds == 0 || cpu::tsc() - start < ticks) {
+            let slot = self.free_slot()?;
+            if let Some((sector, sectors)) = self.free_range() {
+                let operation = self.pick(sector, sectors);
+                self.start(slot, operation, sectors)?;
+                done += 1;
+            } else {
+                self.progress()?;
+            }
+        }
+        self.drain()
+    }
+
+    fn pick(&mut self, sector: u64, sectors: u64) -> Operation {
+        let info = self.disk.driver.info();
+        match self.random.below(16) {
+            0 if info.flush => Operation::Flush,
+            1 if info.max_discard_sectors > 0 && !info.read_only => {
+                Operation::Discard { sector, sectors }
+            }
+            2 if info.max_write_zeroes_sectors > 0 && !info.read_only => Operation::WriteZeroes {
+                sector,
+                sectors,
+                unmap: self.random.below(2) == 0,
+            },
+            3..=8 if !info.read_only => Operation::Write { sector },
+            _ => Operation::Read { sector },
+        }
+    }
+
+    fn read_everything(&mut self) -> Result<(), Failure> {
+        let mut sector = 0;
+        let total = self.shadow.len() as u64;
+        while sector < total {
+            let sectors = (REQUEST_MAX / 512).min(total - sector);
+            let slot = self.free_slot()?;
+            self.start(slot, Operation::Read { sector }, sectors)?;
+            sector += sectors;
+        }
+        self.drain()
+    }
+
+    /// A range that nothing under way touches.
+    fn free_range(&mut self) -> Option<(u64, u64)> {
+        let most = (REQUEST_MAX / 512 / self.block).max(1);
+        let total = self.shadow.len() as u64 / self.block;
+        let blocks = (1 + self.random.below(most)).min(total);
+        let sector = self.random.below(total - blocks + 1) * self.block;
+        let sectors = blocks * self.block;
+        let clash = self.slots.iter().any(|slot| {
+            slot.busy && sector < slot.sector + slot.sectors && slot.sector < sector + sectors
+        });
+        (!clash).then_some((sector, sectors))
+    }
+
+    fn free_slot(&mut self) -> Result<usize, Failure> {
+        loop {
+            if let Some(slot) = self.slots.iter().position(|slot| !slot.busy) {
+                return Ok(slot);
+            }
+            self.progress()?;
+        }
+    }
+
+    fn start(&mut self, index: usize, operation: Operation, sectors: u64) -> Result<(), Failure> {
+        self.generation = (self.generation + 1) & !DISCARDED;
+        let generation = self.generation.max(FIRST_GENERATION);
+        let slot = self
+            .slots
+            .get_mut(index)
+            .ok_or(Failure::new("No such slot", index as u64))?;
+        let buffer = slot.buffer.take();
+        let sector = match operation {
+            Operation::Read { sector }
+            | Operation::Write { sector }
+            | Operation::Discard { sector, .. }
+            | Operation::WriteZeroes { sector, .. } => sector,
+            _ => 0,
+        };
+        // A flush covers no sector.
+        let sectors = if operation == Operation::Flush {
+            0
+        } else {
+            sectors
+        };
+        let (mut carried, mut kept) = (None, buffer);
+        if matches!(operation, Operation::Read { .. } | Operation::Write { .. }) {
+            carried = kept
+                .take()
+                .map(|buffer| buffer.with_len(sectors as u32 * 512));
+        }
+        if let (Operation::Write { .. }, Some(buffer)) = (operation, &carried) {
+            fill_buffer(buffer, sector, sectors, generation);
+        }
+        let queue = slot.queue;
+        (
+            slot.busy,
+            slot.sector,
+            slot.sectors,
+            slot.generation,
+            slot.buffer,
+        ) = (true, sector, sectors, generation, kept);
+        self.submit(
+            queue,
+            Request {
+                operation,
+                buffer: carried,
+                cookie: index as u64,
+            },
+        )
+    }
+
+    fn submit(&mut self, queue: usize, mut request: Request<Buffer>) -> Result<(), Failure> {
+        let starved = cpu::tsc();
+        loop {
+            let target = self
+                .disk
+                .queues
+                .get_mut(queue)
+                .ok_or(Failure::new("No such queue", queue as u64))?;
+            match target.submit(&self.machine.platform, request) {
+                Ok(()) => {
+                    target.kick();
+                    return Ok(());
+                }
+                Err(rejected) if rejected.reason == Refusal::Busy => request = rejected.request,
+                Err(rejected) => {
+                    return Err(Failure::new(
+                        "A good request was refused",
+                        rejected.request.cookie,
+                    ));
+                }
+            }
+            if self.idle() && cpu::tsc() - starved > self.machine.platform.ticks(1000) {
+                return Err(Failure::new(
+                    "An empty queue says that it is full",
+                    queue as u64,
+                ));
+            }
+            self.progress()?;
+        }
+    }
+
+    fn idle(&self) -> bool {
+        self.disk.queues.iter().all(|queue| queue.in_flight() == 0)
+    }
+
+    fn drain(&mut self) -> Result<(), Failure> {
+        while self.slots.iter().any(|slot| slot.busy) {
+            self.progress()?;
+        }
+        Ok(())
+    }
+
+    /// Collects completions; waits for the next interrupt when there are none.
+    fn progress(&mut self) -> Result<(), Failure> {
+        let mut any = false;
+        for queue in 0..self.disk.queues.len() {
+            while let Some(done) = self.poll(queue)? {
+                self.completed(done)?;
+                any = true;
+            }
+        }
+        let now = cpu::tsc();
+        if any {
+            self.last_progress = now;
+            return Ok(());
+        }
+        let gap = now - self.last_progress;
+        self.longest_gap = self.longest_gap.max(gap);
+        if gap > self.machine.platform.ticks(STALL_MS) {
+            return Err(Failure::new("No completion for a minute", self.in_flight()));
+        }
+        if self.interrupts {
+            let seen = cpu::interrupts();
+            let ready = self
+                .disk
+                .queues
+                .iter_mut()
+                .fold(false, |ready, queue| queue.arm() | ready);
+            if !ready {
+                cpu::sleep(seen);
+            }
+        }
+        Ok(())
+    }
+
+    fn in_flight(&self) -> u64 {
+        self.disk
+            .queues
+            .iter()
+            .map(|queue| u64::from(queue.in_flight()))
+            .sum()
+    }
+
+    fn poll(&mut self, queue: usize) -> Result<Option<Completion<Buffer>>, Failure> {
+        let target = self
+            .disk
+            .queues
+            .get_mut(queue)
+            .ok_or(Failure::new("No such queue", queue as u64))?;
+        target
+            .poll(&self.machine.platform)
+            .map_err(|_| Failure::new("The queue is broken", queue as u64))
+    }
+
+    fn completed(&mut self, done: Completion<Buffer>) -> Result<(), Failure> {
+        let slot = self
+            .slots
+            .get_mut(done.cookie as usize)
+            .ok_or(Failure::new("Unknown cookie", done.cookie))?;
+        if !slot.busy {
+            return Err(Failure::new("A request completed twice", done.cookie));
+        }
+        if done.result.is_err() {
+            return Err(Failure::new("A good request failed at sector", slot.sector));
+        }
+        slot.busy = false;
+        if done.buffer.is_some() {
+            slot.buffer = done.buffer;
+        }
+        let (first, end) = (slot.sector as usize, (slot.sector + slot.sectors) as usize);
+        let covered = self
+            .shadow
+            .get_mut(first..end)
+            .ok_or(Failure::new("Sector out of the model", slot.sector))?;
+        match done.operation {
+            Operation::Read { .. } => {
+                self.counts.reads += 1;
+                if let Some(buffer) = &slot.buffer {
+                    check_buffer(buffer, slot.sector, covered)?;
+                }
+            }
+            Operation::Write { .. } => {
+                self.counts.writes += 1;
+                covered.fill(slot.generation);
+            }
+            Operation::WriteZeroes { .. } => {
+                self.counts.zeroes += 1;
+                covered.fill(ZERO);
+            }
+            Operation::Discard { .. } => {
+                self.counts.discards += 1;
+                covered.iter_mut().for_each(|tag| *tag |= DISCARDED);
+            }
+            _ => self.counts.flushes += 1,
+        }
+        Ok(())
+    }
+
+    fn simple(&mut self, operation: Operation) -> Result<(), Failure> {
+        let slot = self.free_slot()?;
+        self.start(slot, operation, 0)?;
+        self.drain()
+    }
+
+    /// Sends one request past the driver's checks and returns how the device took it.
+    fn alone(
+        &mut self,
+        request: Request<Buffer>,
+    ) -> Result<(Result<Success, RequestError>, Option<Buffer>), Failure> {
+        self.submit(0, request)?;
+        let start = cpu::tsc();
+        loop {
+            if let Some(done) = self.poll(0)? {
+                return Ok((done.result, done.buffer));
+            }
+            if cpu::tsc() - start > self.machine.platform.ticks(STALL_MS) {
+                return Err(Failure::new("A bad request never came back", 0));
+            }
+        }
+    }
+
+    fn error_paths(&mut self) -> Result<(), Failure> {
+        let info = self.disk.driver.info();
+        let len = info.block_size;
+        let mut buffer = self.machine.platform.buffer(len, len);
+        let mut cases = alloc::vec![
+            (0, info.capacity_sectors, "read beyond the end"),
+            (0, u64::MAX / 512, "read far beyond the end"),
+            (0x7ffe, 0, "request of an unknown type"),
+        ];
+        match info.read_only {
+            true => cases.push((1, 0, "write to a read-only disk")),
+            false => cases.push((1, info.capacity_sectors, "write beyond the end")),
+        }
+        for (request_type, sector, what) in cases {
+            let operation = Operation::Raw {
+                request_type,
+                sector,
+            };
+            let (result, back) = self.alone(Request {
+                operation,
+                buffer: buffer.take(),
+                cookie: 0,
+            })?;
+            buffer = back;
+            let expected = match request_type {
+                0x7ffe => RequestError::Unsupported,
+                _ => RequestError::Io,
+            };
+            let good = result == Err(expected);
+            Line::new("refused")
+                .text("what", what)
+                .truth("good", good)
+                .print();
+            if !good {
+                return Err(Failure::new(what, sector));
+            }
+        }
+        let (result, _) = self.alone(Request {
+            operation: Operation::GetSerial,
+            buffer: None,
+            cookie: 0,
+        })?;
+        if let Ok(Success::Serial(serial)) = result {
+            let text = core::str::from_utf8(Serial::as_bytes(&serial)).unwrap_or("(not text)");
+            Line::new("serial").text("serial", text).print();
+        }
+        // The disk still works.
+        let slot = self.free_slot()?;
+        self.start(slot, Operation::Read { sector: 0 }, self.block)?;
+        self.drain()
+    }
+
+    fn report(&self) {
+        let mut line = Line::new("verify");
+        line.truth("good", true)
+            .number("sectors", self.shadow.len() as u64);
+        line.number("queues", self.disk.queues.len() as u64)
+            .hex("features", self.disk.driver.features());
+        line.number("reads", self.counts.reads)
+            .number("writes", self.counts.writes);
+        line.number("flushes", self.counts.flushes)
+            .number("discards", self.counts.discards);
+        line.number("write_zeroes", self.counts.zeroes);
+        line.number(
+            "longest_gap_ns",
+            self.machine.platform.nanoseconds(self.longest_gap),
+        );
+        line.number("interrupts", cpu::interrupts()).print();
+    }
+}
+
+fn fill_buffer(buffer: &Buffer, sector: u64, sectors: u64, generation: u32) {
+    let mut bytes = [0; SECTOR];
+    for index in 0..sectors {
+        pattern::fill(&mut bytes, sector + index, generation);
+        buffer.write(index as usize * SECTOR, &bytes);
+    }
+}
+
+/// Compares what was read with the model, and lets the model learn what it could not know.
+fn check_buffer(buffer: &Buffer, sector: u64, tags: &mut [u32]) -> Result<(), Failure> {
+    let mut bytes = [0; SECTOR];
+    for (index, tag) in tags.iter_mut().enumerate() {
+        buffer.read(index * SECTOR, &mut bytes);
+        let at = sector + index as u64;
+        let generation = *tag & !DISCARDED;
+        let zero = pattern::is_zero(&bytes);
+        let as_written = match generation {
+            UNKNOWN => true,
+            ZERO => zero,
+            generation => pattern::matches(&bytes, at, generation),
+        };
+        if *tag & DISCARDED != 0 && zero {
+            *tag = ZERO;
+        } else if as_written {
+            *tag = generation;
+        } else {
+            return Err(Failure::new("Wrong data in sector", at));
+        }
+    }
+    Ok(())
+}
