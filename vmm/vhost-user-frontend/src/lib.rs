@@ -11,3 +11,6 @@ pub mod session;
 
 pub use error::Error;
 pub use error::Result;
+
+#[cfg(test)]
+mod tests;

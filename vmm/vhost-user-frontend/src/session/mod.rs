@@ -145,20 +145,23 @@ impl Session {
         }
     }
 
-    /// Starts the device: `features` is what the driver accepted (bits that the backend did not offer are kept from
+    /// Starts the device (stopping it first, if it runs): `features` is what the driver accepted (bits that the backend did not offer are kept from
     /// it), `queues` those that the driver enabled. Without a connected backend it takes effect when one is there.
     ///
     /// # Errors
     /// A queue that does not lie in guest memory, and a backend that refuses; then the device is not started.
     pub fn start(&self, features: u64, queues: Vec<QueueSetup>) -> Result<()> {
         let mut state = self.shared.lock();
-        state.forget_device();
+        self.stop_locked(&mut state);
         let features = features & state.offered;
         for setup in queues {
-            state.insert_queue(features, setup)?;
+            let inserted = state.insert_queue(features, setup);
+            inserted.inspect_err(|_| state.forget_device())?;
         }
         state.started = Some(features);
         let result = self.shared.with_link(&mut state, start::device);
+        // The supervisor has new error descriptors to watch.
+        self.shared.wake();
         self.settle(&mut state, result)
     }
 
@@ -290,6 +293,12 @@ impl Session {
         result.unwrap_or(Err(Error::Away))
     }
 
+    /// Cuts the connection, as the death of the backend would.
+    #[cfg(test)]
+    pub(crate) fn break_connection(&self) {
+        self.shared.drop_link(&mut self.shared.lock());
+    }
+
     fn stop_locked(&self, state: &mut State) -> Vec<(u16, u32)> {
         let queues = std::mem::take(&mut state.queues);
         let bases = self.shared.with_link(state, |_, link| {
@@ -388,6 +397,9 @@ impl State {
         if index >= self.queue_count {
             return Err(bad("there is no such queue"));
         }
+        if self.queues.contains_key(&index) {
+            return Err(bad("it is started twice"));
+        }
         ring::address(&self.memory, &setup, features, self.log.is_some())?;
         let error = Arc::new(new_event("a queue's error descriptor")?);
         let queue = Queue {
@@ -395,10 +407,8 @@ impl State {
             error,
             handed_over: false,
         };
-        match self.queues.insert(index, queue) {
-            None => Ok(()),
-            Some(_) => Err(bad("it is started twice")),
-        }
+        self.queues.insert(index, queue);
+        Ok(())
     }
 }
 
