@@ -1,0 +1,67 @@
+//! The machine on this host's KVM, with guests of a few instructions.
+//!
+//! One rule: guests are bytes with their assembler beside them; a guest that hangs fails its test in seconds.
+
+mod cases;
+mod guest;
+
+use libtest_mimic::Arguments;
+use libtest_mimic::Completion;
+use libtest_mimic::Failed;
+use libtest_mimic::Trial;
+
+type Test = fn() -> anyhow::Result<()>;
+
+const TESTS: &[(&str, Test)] = &[
+    (
+        "a_guest_is_entered_in_protected_mode_with_its_start_info",
+        cases::entry,
+    ),
+    (
+        "every_byte_of_a_string_output_arrives_once",
+        cases::string_output,
+    ),
+    ("soft_off_ends_the_machine", cases::soft_off),
+    ("every_way_to_reset_is_a_reset", cases::resets),
+    (
+        "a_machine_that_was_reset_starts_again_with_its_ram",
+        cases::restart,
+    ),
+    (
+        "unclaimed_addresses_read_as_ones_and_swallow_writes",
+        cases::nowhere,
+    ),
+    (
+        "a_doorbell_signals_without_an_exit_and_moves_with_its_bar",
+        cases::doorbell,
+    ),
+    (
+        "a_message_signalled_interrupt_wakes_a_halted_vcpu",
+        cases::interrupt,
+    ),
+    ("every_vcpu_stops_when_asked", cases::stop),
+    ("an_impossible_number_of_vcpus_is_refused", cases::too_many),
+];
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let trials = TESTS.iter().map(|(name, test)| {
+        let name = (*name).to_string();
+        Trial::ignorable_test(name.clone(), move || run(&name, *test))
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit();
+}
+
+/// A skip is told on its own line, `SKIP name: reason`, for `cargo xtask test`.
+fn run(name: &str, test: Test) -> Result<Completion, Failed> {
+    match vm::kvm().and_then(|()| test()) {
+        Ok(()) => Ok(Completion::Completed),
+        Err(error) => match error.downcast_ref::<vm::Skip>() {
+            Some(reason) => {
+                println!("SKIP {name}: {reason}");
+                Ok(Completion::ignored_with(reason))
+            }
+            None => Err(format!("{error:#}").into()),
+        },
+    }
+}
