@@ -55,3 +55,8 @@ pub(crate) fn arm<T, W>(wish: &impl Shared<W>, value: W, place: &impl Shared<T>)
 pub(crate) fn disarm<W>(wish: &impl Shared<W>, value: W) {
     wish.store(value, Ordering::Relaxed);
 }
+
+#[cfg(test)]
+#[cfg(loom)]
+#[path = "handshake_tests.rs"]
+mod tests;

@@ -4,7 +4,7 @@
 
 mod device;
 mod driver;
-mod ring;
+pub(crate) mod ring;
 
 pub(crate) use device::PackedDevice;
 pub(crate) use driver::PackedDriver;

@@ -69,11 +69,7 @@ impl PackedRing {
             return true;
         };
         let event = handshake::publish(&place, first.rest, event);
-        match (event >> 16) as u16 & event_flags::MASK {
-            event_flags::DISABLE => false,
-            event_flags::DESC => to.passed(event as u16, moved, self.size),
-            _ => true,
-        }
+        wants(event, to, moved, self.size)
     }
 
     /// Writes `wish` to our `event` and returns the word at `slot` after it.
@@ -90,6 +86,17 @@ impl PackedRing {
 pub(crate) struct Staged {
     pub(crate) slot: u16,
     pub(crate) rest: u64,
+}
+
+/// Whether the peer that wrote `wish` wants to be told of the move of `moved` slots to `to`
+/// (sec. 2.8.10). The reserved value of the flags counts as yes.
+#[inline]
+pub(crate) fn wants(wish: u32, to: PackedPosition, moved: u16, size: u16) -> bool {
+    match (wish >> 16) as u16 & event_flags::MASK {
+        event_flags::DISABLE => false,
+        event_flags::DESC => to.passed(wish as u16, moved, size),
+        _ => true,
+    }
 }
 
 /// Event structure asking for a notification at `position`, or for every one without `EVENT_IDX`
