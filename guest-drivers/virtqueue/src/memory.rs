@@ -1,8 +1,8 @@
 //! Access to memory shared with the peer.
 //!
-//! One rule: all `unsafe` of this crate is here; every access is bounds-checked and atomic (or
-//! volatile where the peer chose an address that is not aligned), and no reference into shared
-//! memory is ever made.
+//! One rule: all `unsafe` of this crate is here; every access is bounds-checked and atomic (by
+//! bytes where the peer chose an address that is not aligned), and no reference into shared memory
+//! is ever made.
 #![expect(
     unsafe_code,
     reason = "rings are memory shared with a peer: raw pointers and atomics"
@@ -10,6 +10,7 @@
 
 use core::marker::PhantomData;
 use core::ptr::NonNull;
+use core::sync::atomic::AtomicU8;
 use core::sync::atomic::AtomicU16;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::AtomicU64;
@@ -29,7 +30,7 @@ pub struct RingMemory {
     len: usize,
 }
 
-// SAFETY: the span is not owned and has no thread affinity; all accesses are atomic or volatile.
+// SAFETY: the span is not owned and has no thread affinity; all accesses are atomic.
 unsafe impl Send for RingMemory {}
 // SAFETY: as for Send.
 unsafe impl Sync for RingMemory {}
@@ -39,8 +40,7 @@ impl RingMemory {
     ///
     /// # Safety
     /// The bytes must stay mapped, readable and writable, for as long as the value, a copy of it,
-    /// or a queue built on one of them is used; and nobody in this process may access them other
-    /// than atomically, volatile or through raw copies meanwhile.
+    /// or a queue built on one of them is used; and no Rust reference to them may exist meanwhile.
     pub const unsafe fn new(ptr: NonNull<u8>, len: usize) -> Self {
         Self { ptr, len }
     }
@@ -81,56 +81,73 @@ impl RingMemory {
         Some(Cell::<u16>::new(self, offset)?.load(Ordering::Acquire))
     }
 
-    /// Copies the bytes from `offset` on into `out`; `false`, and nothing copied, when they are not all inside.
-    ///
-    /// For what the ring's own order protects: a request's status after the device gave the request back.
+    /// Copies the bytes from `offset` on into `out`; `false`, and nothing copied, when they are not
+    /// all inside. What the peer writes meanwhile may be seen in part.
     #[inline]
     pub fn read(&self, offset: usize, out: &mut [u8]) -> bool {
-        let Some(source) = self.locate(offset, out.len()) else {
+        if self.locate(offset, out.len()).is_none() {
             return false;
-        };
-        // SAFETY: the source is mapped (contract of `new`) and inside the span; `out` is a private slice, so they do not overlap.
-        unsafe {
-            source
-                .as_ptr()
-                .copy_to_nonoverlapping(out.as_mut_ptr(), out.len())
-        };
+        }
+        let mut at = offset;
+        for part in out.chunks_mut(8) {
+            match (
+                Cell::<u64>::new(self, at),
+                <&mut [u8; 8]>::try_from(&mut *part),
+            ) {
+                (Some(cell), Ok(word)) => *word = cell.load(Ordering::Relaxed).to_le_bytes(),
+                _ => {
+                    for (nth, byte) in part.iter_mut().enumerate() {
+                        *byte = self
+                            .byte(at + nth)
+                            .map_or(0, |cell| cell.load(Ordering::Relaxed));
+                    }
+                }
+            }
+            at += part.len();
+        }
         true
     }
 
-    /// Copies `data` to `offset`; `false`, and nothing copied, when it does not fit.
-    ///
-    /// For what the ring's own order protects: a request's header before the device is told of the request.
+    /// Copies `data` to `offset`; `false`, and nothing copied, when it does not fit. The peer may
+    /// see it in part until it is published.
     #[inline]
     pub fn write(&self, offset: usize, data: &[u8]) -> bool {
-        let Some(target) = self.locate(offset, data.len()) else {
+        if self.locate(offset, data.len()).is_none() {
             return false;
-        };
-        // SAFETY: the target is mapped (contract of `new`) and inside the span; `data` is a private slice, so they do not overlap.
-        unsafe {
-            target
-                .as_ptr()
-                .copy_from_nonoverlapping(data.as_ptr(), data.len())
-        };
+        }
+        let mut at = offset;
+        for part in data.chunks(8) {
+            match (Cell::<u64>::new(self, at), <[u8; 8]>::try_from(part)) {
+                (Some(cell), Ok(word)) => cell.store(u64::from_le_bytes(word), Ordering::Relaxed),
+                _ => {
+                    for (nth, byte) in part.iter().enumerate() {
+                        if let Some(cell) = self.byte(at + nth) {
+                            cell.store(*byte, Ordering::Relaxed);
+                        }
+                    }
+                }
+            }
+            at += part.len();
+        }
         true
+    }
+
+    #[inline]
+    fn byte(&self, offset: usize) -> Option<Cell<u8>> {
+        Cell::new(self, offset)
     }
 
     /// Two words of 8 bytes at `offset`, read once, at any alignment.
     #[inline]
     pub(crate) fn load_pair(&self, offset: usize) -> Option<(u64, u64)> {
-        let ptr = self.locate(offset, 16)?.cast::<u64>();
-        if ptr.is_aligned() {
-            let first = Cell { ptr }.load(Ordering::Relaxed);
-            // SAFETY: the second word is inside the 16 bytes located above.
-            let ptr = unsafe { ptr.add(1) };
-            return Some((first, Cell { ptr }.load(Ordering::Relaxed)));
+        let low = Cell::<u64>::new(self, offset);
+        let high = Cell::<u64>::new(self, offset.checked_add(8)?);
+        if let (Some(low), Some(high)) = (low, high) {
+            return Some((low.load(Ordering::Relaxed), high.load(Ordering::Relaxed)));
         }
         let mut bytes = [0_u8; 16];
-        for (at, byte) in bytes.iter_mut().enumerate() {
-            // SAFETY: `at` is below 16 and the 16 bytes are inside the span.
-            let source = unsafe { ptr.cast::<u8>().add(at) };
-            // SAFETY: the byte is mapped (contract of `new`), and u8 has no alignment.
-            *byte = unsafe { source.read_volatile() };
+        if !self.read(offset, &mut bytes) {
+            return None;
         }
         let value = u128::from_le_bytes(bytes);
         Some((value as u64, (value >> 64) as u64))
@@ -154,10 +171,9 @@ impl RingMemory {
     /// Sets every byte to 0.
     pub(crate) fn zero(&self) {
         for at in 0..self.len {
-            // SAFETY: `at` is inside the span.
-            let byte = unsafe { self.ptr.add(at) };
-            // SAFETY: the byte is mapped (contract of `new`), and u8 has no alignment.
-            unsafe { byte.write_volatile(0) };
+            if let Some(cell) = self.byte(at) {
+                cell.store(0, Ordering::Relaxed);
+            }
         }
     }
 }
@@ -228,6 +244,7 @@ macro_rules! word {
         }
     };
 }
+word!(u8, AtomicU8);
 word!(u16, AtomicU16);
 word!(u32, AtomicU32);
 word!(u64, AtomicU64);

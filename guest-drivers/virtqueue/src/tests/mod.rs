@@ -139,3 +139,27 @@ pub fn bytes(memory: &RingMemory) -> Vec<u8> {
     assert!(memory.read(0, &mut copy));
     copy
 }
+
+#[test]
+fn copies_reach_exactly_the_bytes_named() {
+    let arena = Arena::new(&config(Format::Split, 4));
+    let (memory, _) = arena.table(0);
+    let data: Vec<u8> = (1..=40).collect();
+    for offset in 0..17 {
+        for len in 0..=data.len() {
+            memory.zero();
+            assert!(memory.write(offset, &data[..len]));
+            let mut expected = vec![0; memory.len()];
+            expected[offset..offset + len].copy_from_slice(&data[..len]);
+            assert_eq!(bytes(&memory), expected);
+            let mut back = vec![0xff; len];
+            assert!(memory.read(offset, &mut back));
+            assert_eq!(back, data[..len]);
+        }
+    }
+    for (offset, len) in [(1024, 1), (1017, 8), (usize::MAX, 1), (usize::MAX - 3, 8)] {
+        assert!(!memory.read(offset, &mut vec![0; len]));
+        assert!(!memory.write(offset, &vec![0; len]));
+    }
+    assert!(memory.read(1024, &mut []));
+}
