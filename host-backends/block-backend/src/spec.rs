@@ -131,7 +131,12 @@ impl<'de> Deserialize<'de> for ByteSize {
 #[group(id = "disk")]
 pub struct BlockSpec {
     /// Image file or block device with the disk's bytes; the format is raw.
-    #[arg(long, value_name = "IMAGE", help_heading = "Disk")]
+    #[arg(
+        long,
+        visible_alias = "blk-file",
+        value_name = "IMAGE",
+        help_heading = "Disk"
+    )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
     /// Disk of this size in memory instead of an image; its content ends with the process.
@@ -145,7 +150,7 @@ pub struct BlockSpec {
     #[arg(long, value_enum, default_value_t, help_heading = "Disk")]
     pub cache: CacheMode,
     /// Present the disk read-only and open the image so.
-    #[arg(long, help_heading = "Disk")]
+    #[arg(long, visible_alias = "read-only", help_heading = "Disk")]
     pub readonly: bool,
     /// Logical block size in bytes: 512 or 4096.
     #[arg(
@@ -155,7 +160,7 @@ pub struct BlockSpec {
         help_heading = "Disk"
     )]
     pub block_size: u32,
-    /// Physical block size in bytes that the guest is told [default: 4096].
+    /// Physical block size in bytes that the guest is told.
     #[arg(
         long,
         value_name = "BYTES",

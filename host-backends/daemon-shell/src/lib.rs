@@ -1,1 +1,30 @@
-//! Process manners once: arguments, config, logging, signals, sandbox, metrics.
+//! What every daemon of the workspace does alike: options, config file, sockets, logs, signals, sandbox, control socket,
+//! exit codes.
+//!
+//! One rule: a daemon's own `main` says what its devices are, and nothing of what stands here.
+
+pub mod capabilities;
+pub mod config;
+pub mod control;
+mod daemon;
+mod error;
+pub mod exit;
+mod logging;
+mod options;
+mod sandbox;
+pub mod signals;
+pub mod sockets;
+
+pub use config::DeviceSpec;
+pub use daemon::Served;
+pub use daemon::Unit;
+pub use daemon::run;
+pub use error::Error;
+pub use exit::Exit;
+pub use logging::LogFormat;
+pub use logging::start as start_logging;
+pub use options::ProcessSpec;
+pub use options::ServiceSpec;
+pub use sandbox::Needs;
+pub use sandbox::Sandbox;
+pub use sockets::SocketSpec;

@@ -1,0 +1,181 @@
+//! seccomp: the system calls that a serving daemon may make.
+//!
+//! Rule: what is not listed fails with ENOSYS, as on a kernel without it, so that libraries fall back instead of dying;
+//! no exec, no ptrace, no new file by open, no socket but a Unix one.
+
+use std::collections::BTreeMap;
+
+use seccompiler::BpfProgram;
+use seccompiler::SeccompAction;
+use seccompiler::SeccompCmpArgLen;
+use seccompiler::SeccompCmpOp;
+use seccompiler::SeccompCondition;
+use seccompiler::SeccompFilter;
+use seccompiler::SeccompRule;
+use seccompiler::TargetArch;
+
+use crate::Error;
+
+/// Allowed with any arguments.
+const ALLOWED: &[i64] = &[
+    // Bytes.
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_readv,
+    libc::SYS_writev,
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_preadv,
+    libc::SYS_pwritev,
+    libc::SYS_preadv2,
+    libc::SYS_pwritev2,
+    libc::SYS_fsync,
+    libc::SYS_fdatasync,
+    libc::SYS_fallocate,
+    libc::SYS_ftruncate,
+    libc::SYS_lseek,
+    libc::SYS_fstat,
+    libc::SYS_fstatfs,
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
+    libc::SYS_fcntl,
+    libc::SYS_close,
+    libc::SYS_close_range,
+    libc::SYS_dup,
+    libc::SYS_dup3,
+    libc::SYS_unlinkat,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    // Memory.
+    libc::SYS_mmap,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_mprotect,
+    libc::SYS_madvise,
+    libc::SYS_mincore,
+    libc::SYS_mlock,
+    libc::SYS_brk,
+    libc::SYS_memfd_create,
+    libc::SYS_membarrier,
+    // Waiting and time.
+    libc::SYS_futex,
+    libc::SYS_ppoll,
+    libc::SYS_pselect6,
+    libc::SYS_epoll_create1,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_eventfd2,
+    libc::SYS_timerfd_create,
+    libc::SYS_timerfd_settime,
+    libc::SYS_signalfd4,
+    libc::SYS_nanosleep,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_getres,
+    libc::SYS_gettimeofday,
+    libc::SYS_restart_syscall,
+    // The peer.
+    libc::SYS_accept,
+    libc::SYS_accept4,
+    libc::SYS_connect,
+    libc::SYS_sendmsg,
+    libc::SYS_recvmsg,
+    libc::SYS_sendto,
+    libc::SYS_recvfrom,
+    libc::SYS_shutdown,
+    libc::SYS_getsockopt,
+    libc::SYS_setsockopt,
+    libc::SYS_getsockname,
+    libc::SYS_getpeername,
+    // Threads.
+    libc::SYS_clone3,
+    libc::SYS_set_robust_list,
+    libc::SYS_rseq,
+    libc::SYS_sched_yield,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_sched_setaffinity,
+    libc::SYS_gettid,
+    libc::SYS_getpid,
+    libc::SYS_tgkill,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_getrandom,
+    libc::SYS_getrusage,
+];
+
+/// The older spellings that only x86-64 has.
+#[cfg(target_arch = "x86_64")]
+const ALLOWED_HERE: &[i64] = &[
+    libc::SYS_poll,
+    libc::SYS_epoll_wait,
+    libc::SYS_unlink,
+    libc::SYS_dup2,
+    libc::SYS_time,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const ALLOWED_HERE: &[i64] = &[];
+
+/// BLKDISCARD, BLKSSZGET, FIONBIO, TCGETS (is standard error a terminal?).
+const IOCTLS: &[u64] = &[0x1277, 0x1268, 0x5421, 0x5401];
+
+/// Flags with which clone() makes a thread of this process.
+const THREAD: u64 = (libc::CLONE_VM | libc::CLONE_THREAD) as u64;
+
+pub(super) fn confine() -> Result<(), Error> {
+    let fail = |source: Box<dyn std::error::Error + Send + Sync>| Error::Sandbox {
+        what: "seccomp",
+        source,
+    };
+    let program = program().map_err(|source| fail(Box::new(source)))?;
+    seccompiler::apply_filter(&program).map_err(|source| fail(Box::new(source)))
+}
+
+fn program() -> Result<BpfProgram, seccompiler::BackendError> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = ALLOWED
+        .iter()
+        .chain(ALLOWED_HERE)
+        .map(|call| (*call, Vec::new()))
+        .collect();
+    let only = |argument: u8, op: SeccompCmpOp, value: u64| {
+        let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, op, value)?;
+        SeccompRule::new(vec![condition])
+    };
+    let unix = u64::try_from(libc::AF_UNIX).unwrap_or(1);
+    rules.insert(libc::SYS_socket, vec![only(0, SeccompCmpOp::Eq, unix)?]);
+    rules.insert(libc::SYS_socketpair, vec![only(0, SeccompCmpOp::Eq, unix)?]);
+    let ioctls: Result<Vec<_>, _> = IOCTLS
+        .iter()
+        .map(|code| only(1, SeccompCmpOp::Eq, *code))
+        .collect();
+    rules.insert(libc::SYS_ioctl, ioctls?);
+    rules.insert(
+        libc::SYS_clone,
+        vec![only(0, SeccompCmpOp::MaskedEq(THREAD), THREAD)?],
+    );
+    let name = u64::try_from(libc::PR_SET_NAME).unwrap_or(15);
+    let anonymous = 0x5356_4d41; // PR_SET_VMA
+    rules.insert(
+        libc::SYS_prctl,
+        vec![
+            only(0, SeccompCmpOp::Eq, name)?,
+            only(0, SeccompCmpOp::Eq, anonymous)?,
+        ],
+    );
+    // Limits may be asked for, not changed.
+    let ask = SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)?;
+    rules.insert(libc::SYS_prlimit64, vec![SeccompRule::new(vec![ask])?]);
+    let arch = TargetArch::try_from(std::env::consts::ARCH)?;
+    let absent = u32::try_from(libc::ENOSYS).unwrap_or(38);
+    SeccompFilter::new(
+        rules,
+        SeccompAction::Errno(absent),
+        SeccompAction::Allow,
+        arch,
+    )?
+    .try_into()
+}
