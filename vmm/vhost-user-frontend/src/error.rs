@@ -48,6 +48,9 @@ pub enum Error {
     /// The in-flight state of a queue is lost
     #[error("Queue {0} cannot be recovered: the backend kept no valid in-flight record")]
     Unrecoverable(u16),
+    /// The backend found a ring to be malformed
+    #[error("The backend found a ring to be malformed")]
+    BrokenRing,
     /// The memory regions are not usable
     #[error("Bad guest memory layout: {0}")]
     Memory(&'static str),

@@ -156,6 +156,7 @@ impl Connection {
         let message = Message::GetVringBase(state(index, 0));
         match self.ask(&message, &[])?.0 {
             Reply::Vring(answer) if answer.index == u32::from(index) => Ok(answer.num),
+            Reply::Empty => Err(Error::Refused(message.request())),
             _ => Err(bad(&message, "another queue's state")),
         }
     }
@@ -201,7 +202,7 @@ impl Connection {
             (Reply::Inflight(inflight, _), Some(file)) if inflight.mmap_size != 0 => {
                 Ok((inflight, file))
             }
-            (Reply::Inflight(..), _) => Err(Error::Refused(Request::GetInflightFd)),
+            (Reply::Inflight(..) | Reply::Empty, _) => Err(Error::Refused(Request::GetInflightFd)),
             _ => Err(bad(&message, "something else")),
         }
     }
@@ -217,6 +218,10 @@ impl Connection {
     pub(crate) fn set_status(&self, status: u8) -> Result<()> {
         let message = Message::SetStatus(status.into());
         self.tell_within(&message, &[], self.timeouts.drain)
+    }
+
+    pub(crate) fn status(&self) -> Result<u64> {
+        self.ask_number(&Message::GetStatus)
     }
 
     pub(crate) fn transfer_state(

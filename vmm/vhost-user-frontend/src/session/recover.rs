@@ -3,6 +3,8 @@
 
 use std::os::unix::fs::FileExt;
 
+use virtio_spec::ring::descriptor_flags;
+
 use super::QueueSetup;
 use super::inflight::InflightArea;
 use super::memory::Memory;
@@ -14,6 +16,7 @@ pub(crate) const PACKED_START: u32 = 0x8000_8000;
 
 /// Offsets in a packed queue's part of the in-flight record (the vhost-user document, "Inflight I/O tracking").
 mod record {
+    pub const VERSION: u64 = 8;
     pub const USED_INDEX: u64 = 16;
     pub const OLD_USED_INDEX: u64 = 18;
     pub const USED_WRAP: u64 = 20;
@@ -32,10 +35,9 @@ pub(crate) fn base(
     inflight: Option<&InflightArea>,
 ) -> Result<u32> {
     if packed {
-        let position = inflight
-            .and_then(|area| packed_position(memory, queue, area))
-            .ok_or(Error::Unrecoverable(queue.index))?;
-        return Ok(u32::from(position) | u32::from(position) << 16);
+        return inflight
+            .and_then(|area| packed_base(memory, queue, area))
+            .ok_or(Error::Unrecoverable(queue.index));
     }
     // `struct virtq_used`: flags, then idx (virtio 1.4, 2.7.8).
     let index = queue
@@ -47,45 +49,40 @@ pub(crate) fn base(
         .ok_or(Error::Unrecoverable(queue.index))
 }
 
-/// The used position with its wrap counter in bit 15.
-fn packed_position(memory: &Memory, queue: &QueueSetup, area: &InflightArea) -> Option<u16> {
+/// The used position of the record for both halves, or what the last backend was told if it recorded nothing.
+fn packed_base(memory: &Memory, queue: &QueueSetup, area: &InflightArea) -> Option<u32> {
     let start = area.queue_start(queue.index)?;
     let field = |at: u64| {
         let mut bytes = [0; 2];
         area.file.read_exact_at(&mut bytes, start + at).ok()?;
         Some(u16::from_le_bytes(bytes))
     };
-    let position = |index: u16, wrap: u16| (index < queue.size).then_some(index | (wrap & 1) << 15);
-    let wraps = field(record::USED_WRAP)?;
-    // Two neighbouring bytes, read as one word.
-    let (used_wrap, old_wrap) = (wraps & 0xff, wraps >> 8);
-    const _: () = assert!(record::OLD_USED_WRAP == record::USED_WRAP + 1);
-    let used = position(field(record::USED_INDEX)?, used_wrap)?;
-    let old = position(field(record::OLD_USED_INDEX)?, old_wrap)?;
-    if never_used(&field, used, old)? {
-        return Some(1 << 15);
+    if field(record::VERSION)? == 0 {
+        return Some(queue.base.unwrap_or(PACKED_START));
     }
-    // The record's last batch counts only if the ring shows it as used.
-    let committed = old != used && is_used(memory, queue, old)?;
-    Some(if committed { used } else { old })
+    let position =
+        |slot: u16, wrap: u16| (slot < queue.size).then_some(slot | u16::from(wrap != 0) << 15);
+    // Two neighbouring bytes, read as one word.
+    const _: () = assert!(record::OLD_USED_WRAP == record::USED_WRAP + 1);
+    let wraps = field(record::USED_WRAP)?;
+    let used = position(field(record::USED_INDEX)?, wraps & 0xff)?;
+    let old = position(field(record::OLD_USED_INDEX)?, wraps >> 8)?;
+    // The batch that the crash interrupted counts if the ring shows it.
+    let committed = old != used && !is_available(memory, queue, old)?;
+    let position = u32::from(if committed { used } else { old });
+    Some(position | position << 16)
 }
 
-/// Whether the backend has not even initialised the record: all zero, version included.
-fn never_used(field: &impl Fn(u64) -> Option<u16>, used: u16, old: u16) -> Option<bool> {
-    const VERSION: u64 = 8;
-    Some(field(VERSION)? == 0 && used == 0 && old == 0)
-}
-
-/// Whether the descriptor at `position` carries the used mark of that wrap (virtio 1.4, 2.8.1).
-fn is_used(memory: &Memory, queue: &QueueSetup, position: u16) -> Option<bool> {
+/// Whether the descriptor at `position` still waits for the device in that lap (virtio 1.4, 2.8.1). If not, the device
+/// has used it, and the driver may even have made it available again in the next lap.
+fn is_available(memory: &Memory, queue: &QueueSetup, position: u16) -> Option<bool> {
     const FLAGS: u64 = 14;
-    const AVAIL: u16 = 1 << 7;
-    const USED: u16 = 1 << 15;
-    let index = u64::from(position & 0x7fff);
-    let address = queue.descriptors.checked_add(index * 16 + FLAGS)?;
+    let slot = u64::from(position & 0x7fff);
+    let address = queue.descriptors.checked_add(slot * 16 + FLAGS)?;
     let flags = memory.read_u16(address)?;
-    let wrap = position & (1 << 15) != 0;
-    Some((flags & AVAIL != 0) == wrap && (flags & USED != 0) == wrap)
+    let wrap = position & 1 << 15 != 0;
+    let marked = |flag: u16| flags & flag != 0;
+    Some(marked(descriptor_flags::AVAIL) == wrap && marked(descriptor_flags::USED) != wrap)
 }
 
 #[cfg(test)]

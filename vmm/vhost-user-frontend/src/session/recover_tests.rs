@@ -100,16 +100,20 @@ fn a_packed_ring_goes_on_at_the_batch_that_the_ring_shows_as_used() {
     assert_eq!(fixture.packed().unwrap(), both(3 | 1 << 15), "rolled back");
     fixture.flags(3, 1 << 7 | 1 << 15);
     assert_eq!(fixture.packed().unwrap(), both(5 | 1 << 15), "committed");
+    fixture.flags(3, 1 << 15);
+    assert_eq!(fixture.packed().unwrap(), both(5 | 1 << 15), "and reused");
     fixture.record(1, (1, 0), (7, 1));
     fixture.flags(7, 1 << 7 | 1 << 15);
     assert_eq!(fixture.packed().unwrap(), both(1), "across the wrap");
 }
 
 #[test]
-fn a_packed_ring_that_was_never_used_starts_afresh() {
-    let fixture = fixture();
+fn a_packed_ring_of_which_nothing_was_recorded_starts_where_it_was_to_start() {
+    let mut fixture = fixture();
     fixture.record(0, (0, 0), (0, 0));
     assert_eq!(fixture.packed().unwrap(), PACKED_START);
+    fixture.queue.base = Some(both(6));
+    assert_eq!(fixture.packed().unwrap(), both(6), "as it was told");
 }
 
 #[test]

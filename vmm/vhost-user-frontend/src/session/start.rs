@@ -79,12 +79,11 @@ pub(crate) fn stop_queue(link: &Link, queue: &Queue) -> Result<Option<u32>> {
 
 /// Resets a device whose queues are stopped, by the best way that the backend knows.
 pub(crate) fn reset_device(link: &Link) -> Result<()> {
-    if link.connection.has(protocol::STATUS) {
-        link.connection.set_status(0)
-    } else if link.connection.has(protocol::RESET_DEVICE) {
+    // Some backends take a status of zero for a mere pause.
+    if link.connection.has(protocol::RESET_DEVICE) {
         link.connection.reset_device()
     } else {
-        Ok(())
+        set_status(link, 0)
     }
 }
 

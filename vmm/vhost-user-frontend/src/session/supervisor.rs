@@ -13,6 +13,7 @@ use nix::poll::PollFd;
 use nix::poll::PollFlags;
 use nix::poll::PollTimeout;
 use vhost_user_protocol::feature::protocol;
+use virtio_spec::status;
 
 use super::Shared;
 use super::State;
@@ -139,20 +140,28 @@ fn lost(shared: &Shared, connection: &Connection) {
     }
 }
 
+/// The backend said that its configuration, or (which has no message of its own) its status, changed.
 fn refresh_config(shared: &Shared) {
     let len = shared.spec.config_len;
     let read = {
         let mut state = shared.lock();
-        shared.with_link(&mut state, |_, link| {
-            if !link.connection.has(protocol::CONFIG) || len == 0 {
-                return Ok(None);
-            }
-            link.connection.config(len).map(Some)
+        shared.with_link(&mut state, |state, link| {
+            let has = |feature| link.connection.has(feature);
+            let config = (has(protocol::CONFIG) && len != 0).then(|| link.connection.config(len));
+            let status = (has(protocol::STATUS) && state.started.is_some())
+                .then(|| link.connection.status());
+            Ok((config.transpose()?, status.transpose()?.unwrap_or(0)))
         })
     };
-    if let Some(Ok(Some(config))) = read {
+    let Some(Ok((config, status))) = read else {
+        return;
+    };
+    if let Some(config) = config {
         shared.config().clone_from(&config);
         shared.events.config_changed(&config);
+    }
+    if status & u64::from(status::DEVICE_NEEDS_RESET) != 0 {
+        shared.events.needs_reset(&Error::BrokenRing);
     }
 }
 

@@ -9,6 +9,7 @@ use machine::EventFd;
 use vhost_user_protocol::DeviceStatePhase;
 use vhost_user_protocol::DeviceStateTransfer;
 use vhost_user_protocol::FrontendMessage as Message;
+use vhost_user_protocol::Reply;
 use vhost_user_protocol::Request;
 use vhost_user_protocol::TransferDirection;
 use vhost_user_protocol::feature::LOG_ALL;
@@ -175,8 +176,12 @@ fn stop_returns_where_each_ring_stood_and_start_takes_it_back() {
 #[test]
 fn reset_uses_the_best_way_the_backend_knows() {
     for (without, expected, absent) in [
-        (0, Request::SetStatus, Request::ResetDevice),
-        (protocol::STATUS, Request::ResetDevice, Request::SetStatus),
+        (0, Request::ResetDevice, None),
+        (
+            protocol::RESET_DEVICE,
+            Request::SetStatus,
+            Some(Request::ResetDevice),
+        ),
     ] {
         let backend = FakeBackend::new();
         backend.set(|facts| facts.protocol &= !without);
@@ -186,7 +191,7 @@ fn reset_uses_the_best_way_the_backend_knows() {
             .unwrap();
         session.reset();
         assert_eq!(requests(&backend, 0).last(), Some(&expected));
-        assert!(!backend.heard_any(0, absent));
+        assert!(!absent.is_some_and(|absent| backend.heard_any(0, absent)));
         assert!(backend.heard_any(0, Request::GetVringBase));
     }
 }
@@ -340,6 +345,27 @@ fn the_error_descriptor_of_a_queue_asks_for_a_reset() {
     backend.signal(Request::SetVringErr, 1);
     let told = "reset: Queue 1: the backend found the ring to be malformed";
     eventually("the report", || notes.has(told));
+}
+
+#[test]
+fn a_backend_that_asks_for_a_reset_in_its_status_is_heard() {
+    let backend = FakeBackend::new();
+    let notes = Arc::new(Notes::default());
+    let session = Session::connect(backend.spec(), Guest::new().memory(), notes.clone()).unwrap();
+    session
+        .start(feature::VERSION_1, vec![queue(1, 64)])
+        .unwrap();
+    backend.set(|facts| {
+        facts.script = Box::new(|_, message| match message {
+            Message::GetStatus => Turn::Raw(Reply::U64(0x4f).encode(Request::GetStatus), 0),
+            _ => Turn::Answer,
+        });
+    });
+    backend.announce_config(vec![5; 60]);
+    eventually("the report", || {
+        notes.has("reset: The backend found a ring to be malformed")
+    });
+    assert!(notes.has("config 5"));
 }
 
 #[test]
