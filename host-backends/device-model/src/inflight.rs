@@ -133,6 +133,14 @@ pub struct QueueRecord {
 }
 
 impl QueueRecord {
+    /// Marks the record as uninitialised: nothing is in flight, and from now on the vring base that the front-end was
+    /// told counts, not the record. For an orderly stop of the queue.
+    pub fn forget(&self) {
+        // Both layouts have the version at the same place.
+        self.memory
+            .store_u16(self.at(8), 0, std::sync::atomic::Ordering::Release);
+    }
+
     /// Offset in the area of the field at `at` of this region; for a field outside it, one that every access ignores.
     #[inline]
     pub(crate) fn at(&self, at: usize) -> usize {

@@ -83,22 +83,19 @@ impl PackedRecorder {
                 "unknown version, or number of entries changed",
             ));
         }
-        if version == 0 || !this.any_in_flight() {
+        if version == 0 {
             this.initialise();
             return Ok((this, Vec::new(), base));
         }
         this.settle_last_batch(ring)?;
         let (chains, outstanding) = this.recover_chains()?;
+        this.hide_unpublished(ring, outstanding);
         let avail = this.used.advance(outstanding, size).encode();
         let state = QueueState {
             avail,
             used: this.used.encode(),
         };
         Ok((this, chains, state))
-    }
-
-    fn any_in_flight(&self) -> bool {
-        (0..self.record.entries).any(|e| self.load_u8(entry(e) + ENTRY_INFLIGHT) != 0)
     }
 
     fn initialise(&mut self) {
@@ -147,6 +144,24 @@ impl PackedRecorder {
         self.store_used();
         self.commit_old();
         Ok(())
+    }
+
+    /// A batch is written to the ring from its second descriptor on before its first one makes it visible. If the crash
+    /// fell in between, those descriptors look used, and the driver would believe them as soon as it gets there. They
+    /// belong to chains in flight, whose copies are in the record, so they can be made to look available again.
+    ///
+    /// The document does not mention this; without it a request could complete twice.
+    fn hide_unpublished(&self, ring: &RingMemory, outstanding: u16) {
+        for step in 0..outstanding {
+            let position = self.used.advance(step, self.size);
+            let at = usize::from(position.slot()) * size_of::<PackedDescriptor>() + RING_FLAGS;
+            let flags = ring.load_u16(at).unwrap_or(0);
+            let (avail, used) = (descriptor_flags::AVAIL, descriptor_flags::USED);
+            let looks_used = if position.wrap() { avail | used } else { 0 };
+            if flags & (avail | used) == looks_used {
+                ring.write(at, &(flags ^ used).to_le_bytes());
+            }
+        }
     }
 
     /// Walks the free list, then collects what is in flight.

@@ -63,6 +63,8 @@ pub struct Queue {
     ring: DeviceQueue,
     recorder: Option<Recorder>,
     replay: VecDeque<Recorded>,
+    /// Chains taken and not published.
+    unpublished: usize,
     ring_log: Vec<(u64, u64)>,
     /// Writable parts of chains in flight, by token id; empty unless the memory logs.
     writable: Vec<Vec<Segment>>,
@@ -109,6 +111,7 @@ impl Queue {
             ring,
             recorder,
             replay,
+            unpublished: 0,
             ring_log,
             writable,
             call,
@@ -150,6 +153,7 @@ impl Queue {
         if taken == 0 {
             return Ok(0);
         }
+        self.unpublished += taken;
         self.counters.taken(taken as u64);
         if let Some(recorder) = &mut self.recorder {
             for position in before..batch.len() {
@@ -181,6 +185,7 @@ impl Queue {
                 recorder.replayed(chain.token);
             }
             taken += 1;
+            self.unpublished += 1;
         }
         self.counters.taken(taken as u64);
         self.counters.replayed(taken as u64);
@@ -236,6 +241,7 @@ impl Queue {
             recorder.before_publish(count);
         }
         let wanted = self.ring.publish();
+        self.unpublished = self.unpublished.saturating_sub(count);
         if let Some(recorder) = &mut self.recorder {
             recorder.after_publish(count);
         }
@@ -291,7 +297,7 @@ impl Queue {
 
     /// Chains taken and not visible as used yet, and those still to be replayed.
     pub fn in_flight(&self) -> usize {
-        self.ring.in_flight() + self.replay.len()
+        self.unpublished + self.replay.len()
     }
 
     /// The vring base for `GET_VRING_BASE`.

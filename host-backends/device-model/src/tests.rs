@@ -1,1 +1,527 @@
-//! Tests of the queue and the in-flight record.
+//! Tests of the queue and the in-flight record. One rule: a crash is a `Queue` forgotten at some point; what the next
+//! one finds must be every request once.
+
+use crate::InflightRegion;
+use crate::Queue;
+use crate::QueueCounters;
+use crate::QueueSetup;
+use crate::RingAddresses;
+use guest_memory::DirtyLog;
+use guest_memory::GuestMemory;
+use guest_memory::RegionSpec;
+use nix::sys::memfd::MFdFlags;
+use std::collections::BTreeSet;
+use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use virtio_spec::feature;
+use virtqueue::ChainBatch;
+use virtqueue::DriverQueue;
+use virtqueue::Format;
+use virtqueue::QueueConfig;
+use virtqueue::Rings;
+use virtqueue::Segment;
+use virtqueue::Token;
+
+const GUEST: u64 = 0x10_0000;
+const USER: u64 = 0x5000_0000_0000;
+const SIZE: u64 = 1 << 20;
+const FORMATS: [Format; 2] = [Format::Split, Format::Packed];
+
+/// A driver, its memory, and the in-flight area: all that outlives a back-end.
+struct World {
+    config: QueueConfig,
+    memory: Arc<GuestMemory>,
+    driver: DriverQueue,
+    region: InflightRegion,
+    area: OwnedFd,
+    file: OwnedFd,
+    base: u32,
+}
+
+fn config(format: Format, in_order: bool) -> QueueConfig {
+    let mut features = feature::VERSION_1 | feature::RING_EVENT_IDX | feature::RING_INDIRECT_DESC;
+    if format == Format::Packed {
+        features |= feature::RING_PACKED;
+    }
+    if in_order {
+        features |= feature::IN_ORDER;
+    }
+    QueueConfig::from_features(16, features).unwrap()
+}
+
+fn addresses(log: Option<u64>) -> RingAddresses {
+    RingAddresses {
+        descriptors: USER,
+        driver: USER + 0x1000,
+        device: USER + 0x2000,
+        log,
+    }
+}
+
+impl World {
+    fn new(config: QueueConfig) -> Self {
+        let file = nix::sys::memfd::memfd_create("ram", MFdFlags::MFD_CLOEXEC).unwrap();
+        nix::unistd::ftruncate(&file, SIZE.cast_signed()).unwrap();
+        let spec = RegionSpec {
+            guest_addr: GUEST,
+            size: SIZE,
+            user_addr: USER,
+            mmap_offset: 0,
+        };
+        let memory = GuestMemory::new(vec![(spec, file.try_clone().unwrap())]).unwrap();
+        let layout = config.layout();
+        let rings = Rings {
+            descriptors: memory.user_ring(USER, layout.descriptors.size).unwrap(),
+            driver: memory.user_ring(USER + 0x1000, layout.driver.size).unwrap(),
+            device: memory.user_ring(USER + 0x2000, layout.device.size).unwrap(),
+        };
+        let driver = DriverQueue::new(config, rings).unwrap();
+        let (region, area) = InflightRegion::create(2, 16, Some(config.format)).unwrap();
+        let base = if config.format == Format::Packed {
+            0x8000_8000
+        } else {
+            0
+        };
+        Self {
+            config,
+            memory: Arc::new(memory),
+            driver,
+            region,
+            area,
+            file,
+            base,
+        }
+    }
+
+    /// A back-end's queue, new or after a crash. The front-end's base stays what it was at the first start.
+    fn attach(&self) -> Queue {
+        self.try_attach().unwrap()
+    }
+
+    fn try_attach(&self) -> Result<Queue, crate::Error> {
+        Queue::new(QueueSetup {
+            config: self.config,
+            addresses: addresses(None),
+            base: self.base,
+            memory: self.memory.clone(),
+            record: Some(self.region.record(1, self.config.format)?),
+            call: None,
+            counters: Arc::new(QueueCounters::default()),
+        })
+    }
+
+    fn submit(&mut self, count: usize) -> Vec<u16> {
+        let ids = (0..count).map(|n| {
+            let readable = [Segment {
+                addr: GUEST + 0x8000 + n as u64 * 16,
+                len: 16,
+            }];
+            let writable = [Segment {
+                addr: GUEST + 0x9000 + n as u64,
+                len: 1,
+            }];
+            self.driver.add(&readable, &writable, None).unwrap()
+        });
+        let ids = ids.collect();
+        let _ = self.driver.publish();
+        ids
+    }
+
+    fn reap(&mut self) -> Vec<u16> {
+        let mut ids = Vec::new();
+        while let Some(used) = self.driver.pop().unwrap() {
+            ids.push(used.id);
+        }
+        ids
+    }
+}
+
+fn take(queue: &mut Queue, max: usize) -> Vec<Token> {
+    let mut batch = ChainBatch::with_capacity(16, 64);
+    let mut all = Vec::new();
+    loop {
+        batch.clear();
+        match queue.take(&mut batch, max - all.len()).unwrap() {
+            0 => return all,
+            _ => all.extend(batch.iter().map(|chain| chain.token)),
+        }
+        if all.len() == max {
+            return all;
+        }
+    }
+}
+
+#[test]
+fn requests_taken_before_a_crash_come_again_once_and_in_order() {
+    for config in FORMATS.map(|format| config(format, false)) {
+        let mut world = World::new(config);
+        let ids = world.submit(5);
+        let mut queue = world.attach();
+        let taken = take(&mut queue, 3);
+        assert_eq!(taken.len(), 3);
+        drop(queue);
+        let mut queue = world.attach();
+        assert_eq!(queue.in_flight(), 3);
+        let again = take(&mut queue, 16);
+        assert_eq!(
+            again[..3],
+            taken[..],
+            "the recorded ones come first, in their order"
+        );
+        assert_eq!(again.len(), 5);
+        again
+            .iter()
+            .rev()
+            .for_each(|token| queue.complete(*token, 1).unwrap());
+        queue.publish();
+        assert_eq!(
+            world.reap().into_iter().collect::<BTreeSet<_>>(),
+            ids.into_iter().collect()
+        );
+        drop(queue);
+        assert_eq!(world.attach().in_flight(), 0);
+    }
+}
+
+#[test]
+fn crash_before_the_first_completion_loses_nothing() {
+    // RELIABILITY row 46 (SPDK issue 3766): a record that was never completed to must not clear descriptor 0.
+    for config in FORMATS.map(|format| config(format, false)) {
+        let mut world = World::new(config);
+        // The ring has a history that the record does not know of.
+        let mut early = world.attach();
+        for _ in 0..7 {
+            world.submit(1);
+            let token = take(&mut early, 1)[0];
+            early.complete(token, 0).unwrap();
+            early.publish();
+            world.reap();
+        }
+        world.base = early.base();
+        drop(early);
+        world.region.wipe();
+        world.submit(1);
+        let mut queue = world.attach();
+        let taken = take(&mut queue, 1);
+        drop(queue);
+        let mut queue = world.attach();
+        assert_eq!(take(&mut queue, 16), taken);
+    }
+}
+
+#[test]
+fn completed_but_unpublished_requests_come_again() {
+    for config in FORMATS.map(|format| config(format, false)) {
+        let mut world = World::new(config);
+        world.submit(4);
+        let mut queue = world.attach();
+        let taken = take(&mut queue, 4);
+        queue.complete(taken[2], 1).unwrap();
+        queue.complete(taken[0], 1).unwrap();
+        drop(queue);
+        assert!(world.reap().is_empty());
+        let mut queue = world.attach();
+        assert_eq!(take(&mut queue, 16), taken);
+    }
+}
+
+#[test]
+fn published_requests_do_not_come_again_out_of_order_included() {
+    for config in FORMATS.map(|format| config(format, false)) {
+        let mut world = World::new(config);
+        world.submit(6);
+        let mut queue = world.attach();
+        let taken = take(&mut queue, 6);
+        for at in [4, 1] {
+            queue.complete(taken[at], 1).unwrap();
+        }
+        queue.publish();
+        assert_eq!(world.reap().len(), 2);
+        // The driver reuses what came back, so descriptors in the ring are overwritten.
+        world.submit(2);
+        let mut fresh = take(&mut queue, 1);
+        drop(queue);
+        let mut queue = world.attach();
+        let mut expected = vec![taken[0], taken[2], taken[3], taken[5]];
+        expected.append(&mut fresh);
+        let again = take(&mut queue, 16);
+        assert_eq!(again[..5], expected[..]);
+        assert_eq!(again.len(), 6);
+        again
+            .iter()
+            .for_each(|token| queue.complete(*token, 1).unwrap());
+        queue.publish();
+        assert_eq!(world.reap().len(), 6);
+    }
+}
+
+#[test]
+fn in_order_queue_recovers_from_any_point() {
+    for config in FORMATS.map(|format| config(format, true)) {
+        for completed in 0..=4 {
+            let mut world = World::new(config);
+            world.submit(4);
+            let mut queue = world.attach();
+            let taken = take(&mut queue, 4);
+            // Completed backwards: nothing is visible until the first one is.
+            for token in taken.iter().rev().take(completed) {
+                queue.complete(*token, 1).unwrap();
+            }
+            queue.publish();
+            drop(queue);
+            let visible = if completed == 4 { 4 } else { 0 };
+            assert_eq!(world.reap().len(), visible);
+            let mut queue = world.attach();
+            let again = take(&mut queue, 16);
+            assert_eq!(again.len(), 4 - visible);
+            again
+                .iter()
+                .for_each(|token| queue.complete(*token, 1).unwrap());
+            queue.publish();
+            assert_eq!(world.reap().len(), 4 - visible);
+        }
+    }
+}
+
+/// Bytes of the in-flight area, for putting an older state back.
+fn area(world: &World) -> Vec<u8> {
+    let mut bytes = vec![0; InflightRegion::size(2, 16, Some(world.config.format)) as usize];
+    nix::sys::uio::pread(&world.area, &mut bytes, 0).unwrap();
+    bytes
+}
+
+#[test]
+fn crash_between_publishing_and_clearing_the_record_completes_once() {
+    for config in FORMATS.map(|format| config(format, false)) {
+        for batch in [1, 3] {
+            let mut world = World::new(config);
+            world.submit(5);
+            let mut queue = world.attach();
+            let taken = take(&mut queue, 5);
+            for token in &taken[1..=batch] {
+                queue.complete(*token, 1).unwrap();
+            }
+            // The record as it stands in the middle of `publish`: announced, visible, not cleared.
+            let before = area(&world);
+            queue.publish();
+            let after = area(&world);
+            let middle = mix(&world, &before, &after);
+            drop(queue);
+            nix::sys::uio::pwrite(&world.area, &middle, 0).unwrap();
+            assert_eq!(world.reap().len(), batch);
+            let mut queue = world.attach();
+            let again = take(&mut queue, 16);
+            let expected: Vec<_> = taken
+                .iter()
+                .filter(|t| !taken[1..=batch].contains(t))
+                .copied()
+                .collect();
+            assert_eq!(again, expected, "{:?} batch {batch}", config.format);
+        }
+    }
+}
+
+/// Announcements from `after`, in-flight flags and commit marks from `before`.
+fn mix(world: &World, before: &[u8], after: &[u8]) -> Vec<u8> {
+    let stride = before.len() / 2;
+    let mut middle = after.to_vec();
+    let record = &mut middle[stride..];
+    let old = &before[stride..];
+    let (commit, first, step) = match world.config.format {
+        Format::Split => ([14..16, 0..0, 0..0], 16, 16),
+        Format::Packed => ([14..16, 18..20, 21..22], 32, 32),
+    };
+    for range in commit {
+        record[range.clone()].copy_from_slice(&old[range]);
+    }
+    for entry in 0..16 {
+        record[first + entry * step] = old[first + entry * step];
+    }
+    middle
+}
+
+#[test]
+fn record_survives_hundreds_of_crashes_at_random_points() {
+    for config in FORMATS.map(|format| config(format, false)) {
+        let mut world = World::new(config);
+        let mut seed = 0x1234_5678_u64;
+        let mut random = move |below: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) % below
+        };
+        let mut lent = BTreeSet::new();
+        for _ in 0..400 {
+            let room = usize::from(world.driver.free_descriptors()) / 2;
+            let count = random(4).min(room as u64) as usize;
+            lent.extend(world.submit(count));
+            let mut queue = world.attach();
+            let max = random(6) as usize + 1;
+            let mut taken = take(&mut queue, max);
+            while !taken.is_empty() && random(3) != 0 {
+                let token = taken.swap_remove(random(taken.len() as u64) as usize);
+                queue.complete(token, 1).unwrap();
+                if random(2) == 0 {
+                    queue.publish();
+                }
+            }
+            drop(queue);
+            for id in world.reap() {
+                assert!(lent.remove(&id), "id {id} completed twice");
+            }
+        }
+        let mut queue = world.attach();
+        let rest = take(&mut queue, 64);
+        assert_eq!(rest.len(), lent.len(), "nothing is lost");
+        rest.iter()
+            .for_each(|token| queue.complete(*token, 1).unwrap());
+        queue.publish();
+        assert_eq!(world.reap().into_iter().collect::<BTreeSet<_>>(), lent);
+    }
+}
+
+#[test]
+fn any_damage_to_the_record_is_refused_or_survived() {
+    // RELIABILITY row 34: the record comes from the front-end.
+    for config in FORMATS.map(|format| config(format, false)) {
+        let mut world = World::new(config);
+        world.submit(6);
+        let mut queue = world.attach();
+        let taken = take(&mut queue, 6);
+        queue.complete(taken[1], 1).unwrap();
+        queue.publish();
+        drop(queue);
+        world.reap();
+        let good = area(&world);
+        for at in good.len() / 2..good.len() {
+            for value in [0, 1, 0x7f, 0xff] {
+                let mut bad = good.clone();
+                bad[at] = value;
+                nix::sys::uio::pwrite(&world.area, &bad, 0).unwrap();
+                let Ok(mut queue) = world.try_attach() else {
+                    continue;
+                };
+                let mut batch = ChainBatch::with_capacity(16, 64);
+                for _ in 0..4 {
+                    if queue.take(&mut batch, 16).is_err() {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn in_flight_area_with_impossible_geometry_is_refused() {
+    let world = World::new(config(Format::Split, false));
+    let size = InflightRegion::size(2, 16, Some(Format::Split));
+    let map = |offset, size, queues, entries| {
+        InflightRegion::from_fd(world.area.as_fd(), offset, size, queues, entries)
+    };
+    assert!(map(0, size, 2, 16).is_ok());
+    assert!(map(0, size, 0, 16).is_err());
+    assert!(map(0, size, 2, 0).is_err());
+    assert!(map(0, size, u16::MAX, 16).is_err());
+    assert!(map(0, u64::MAX, u16::MAX, u16::MAX).is_err());
+    assert!(map(u64::MAX - 63, size, 2, 16).is_err());
+    assert!(map(8, size, 2, 16).is_err());
+    assert!(map(0, size + 1, 2, 17).is_err(), "the file is too small");
+    assert!(
+        map(0, size, 2, 16)
+            .unwrap()
+            .record(2, Format::Split)
+            .is_err()
+    );
+    assert!(
+        map(0, size, 2, 16)
+            .unwrap()
+            .record(1, Format::Packed)
+            .is_err()
+    );
+}
+
+#[test]
+fn pages_written_by_the_device_are_marked_before_the_driver_sees_them() {
+    for config in FORMATS.map(|format| config(format, false)) {
+        let mut world = World::new(config);
+        let bits = nix::sys::memfd::memfd_create("log", MFdFlags::MFD_CLOEXEC).unwrap();
+        nix::unistd::ftruncate(&bits, 4096).unwrap();
+        let log = Arc::new(DirtyLog::new(bits.as_fd(), 0, 4096).unwrap());
+        let memory = Arc::new(world.memory.with_log(Some(log.clone())).unwrap());
+        let mut queue = Queue::new(QueueSetup {
+            config,
+            addresses: addresses(Some(GUEST + 0x2000)),
+            base: world.base,
+            memory,
+            record: None,
+            call: None,
+            counters: Arc::new(QueueCounters::default()),
+        })
+        .unwrap();
+        world.submit(2);
+        let taken = take(&mut queue, 2);
+        assert!(!log.is_marked(GUEST + 0x9000));
+        queue.complete(taken[0], 1).unwrap();
+        assert!(log.is_marked(GUEST + 0x9000));
+        assert!(!log.is_marked(GUEST + 0x8000), "only read");
+        queue.publish();
+        let ring = if config.format == Format::Split {
+            GUEST + 0x2000
+        } else {
+            GUEST
+        };
+        assert!(log.is_marked(ring));
+        let _ = &world.file;
+    }
+}
+
+#[test]
+fn packed_base_is_understood_in_every_dialect() {
+    let fresh = |base| {
+        let mut world = World::new(config(Format::Packed, false));
+        world.base = base;
+        world.submit(1);
+        let mut queue = world.attach();
+        take(&mut queue, 1).len()
+    };
+    assert_eq!(fresh(0x8000_8000), 1);
+    assert_eq!(fresh(0x8000), 1, "a front-end with 16-bit bases");
+    assert_eq!(fresh(0), 1, "a front-end that knows split rings only");
+}
+
+#[test]
+fn split_base_that_is_not_the_used_index_is_corrected() {
+    let mut world = World::new(config(Format::Split, false));
+    world.base = 4711;
+    world.submit(1);
+    let mut queue = world.attach();
+    assert_eq!(take(&mut queue, 1).len(), 1);
+}
+
+#[test]
+fn ring_outside_of_memory_is_refused() {
+    let world = World::new(config(Format::Split, false));
+    for bad in [0, USER + SIZE, USER + SIZE - 8, u64::MAX] {
+        for area in 0..3 {
+            let mut places = [USER, USER + 0x1000, USER + 0x2000];
+            places[area] = bad;
+            let [descriptors, driver, device] = places;
+            let setup = QueueSetup {
+                config: world.config,
+                addresses: RingAddresses {
+                    descriptors,
+                    driver,
+                    device,
+                    log: None,
+                },
+                base: 0,
+                memory: world.memory.clone(),
+                record: None,
+                call: None,
+                counters: Arc::new(QueueCounters::default()),
+            };
+            assert!(Queue::new(setup).is_err());
+        }
+    }
+}

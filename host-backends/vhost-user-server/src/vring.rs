@@ -18,6 +18,7 @@ use device_model::RingAddresses;
 use guest_memory::EventFd;
 use guest_memory::GuestMemory;
 use std::sync::Arc;
+use virtqueue::Format;
 use virtqueue::QueueConfig;
 
 /// What all rings of a session share.
@@ -47,6 +48,8 @@ pub(crate) struct Vring {
     pub(crate) enabled: bool,
     /// The ring failed; it starts again only after the front-end stopped or reset it.
     pub(crate) broken: bool,
+    /// The last run ended with nothing in flight.
+    drained: bool,
     counters: Arc<QueueCounters>,
     worker: Option<Worker>,
     /// Kept over a pause, with nothing in flight.
@@ -66,6 +69,7 @@ impl Vring {
             started: false,
             enabled: false,
             broken: false,
+            drained: false,
             counters,
             worker: None,
             handler: None,
@@ -141,10 +145,12 @@ impl Vring {
     pub(crate) fn pause(&mut self, how: Stop) -> Option<Failure> {
         let Remains {
             base,
+            in_flight,
             handler,
             failure,
         } = self.worker.take()?.stop(how);
         self.base = base;
+        self.drained = in_flight == 0 && failure.is_none();
         self.broken |= failure.is_some();
         self.handler = handler.filter(|_| failure.is_none());
         failure
@@ -187,9 +193,20 @@ impl Vring {
         }
     }
 
-    /// What `GET_VRING_BASE` does: the ring is stopped until the next `SET_VRING_KICK`.
-    pub(crate) fn halt(&mut self, how: Stop) -> Option<Failure> {
+    /// What `GET_VRING_BASE` does: the ring is stopped until the next `SET_VRING_KICK`. If nothing was left in flight,
+    /// the record is closed: from now on the base that the front-end is told counts.
+    pub(crate) fn halt(
+        &mut self,
+        how: Stop,
+        inflight: Option<&InflightRegion>,
+        format: Format,
+    ) -> Option<Failure> {
         let failure = self.stop(how);
+        if std::mem::take(&mut self.drained)
+            && let Some(Ok(record)) = inflight.map(|region| region.record(self.index, format))
+        {
+            record.forget();
+        }
         self.started = false;
         self.broken = false;
         self.kick = None;

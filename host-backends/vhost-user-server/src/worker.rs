@@ -63,6 +63,8 @@ pub(crate) enum Failure {
 pub(crate) struct Remains {
     /// The vring base.
     pub(crate) base: u32,
+    /// Chains left unfinished, recorded if there is a record.
+    pub(crate) in_flight: usize,
     /// The handler, unless it panicked.
     pub(crate) handler: Option<Box<dyn QueueHandler>>,
     /// Set if the worker ended by itself.
@@ -176,6 +178,7 @@ impl Remains {
     fn lost() -> Self {
         Self {
             base: 0,
+            in_flight: 0,
             handler: None,
             failure: Some(Failure::Panic),
         }
@@ -237,6 +240,7 @@ fn run(job: Job, shared: &Shared, sender: &Sender<Remains>) {
     }
     let remains = Remains {
         base: queue.base(),
+        in_flight: queue.in_flight(),
         handler,
         failure,
     };

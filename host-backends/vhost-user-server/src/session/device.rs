@@ -175,11 +175,13 @@ impl Session {
     pub(super) fn set_status(&mut self, value: u64) -> Outcome {
         let value = u8::try_from(value).map_err(|_| Refusal::Rule("A status has eight bits"))?;
         if value == 0 {
-            self.pause_all(Stop::Drain);
-            for vring in &mut self.vrings {
-                let _ = vring.halt(Stop::Drain);
+            (0..self.vrings.len()).for_each(|at| self.halt_ring(at, Stop::Drain));
+            if std::mem::take(&mut self.needs_reset)
+                && let Some(inflight) = &self.inflight
+            {
+                // A true reset: what the broken ring had in flight is void.
+                inflight.wipe();
             }
-            self.needs_reset = false;
         }
         self.status = value;
         Ok(Answer::Done)

@@ -34,6 +34,7 @@ use vhost_user_protocol::Reply;
 use vhost_user_protocol::Request;
 use vhost_user_protocol::feature;
 use vhost_user_protocol::feature::protocol;
+use virtqueue::Format;
 
 /// Why a message was refused; its text goes to the log.
 #[derive(Debug, thiserror::Error)]
@@ -296,6 +297,25 @@ impl Session {
                 // Poisoned memory is seen again by the loop in `run`.
                 let _ = self.ring_failed(at, &failure);
             }
+        }
+    }
+
+    /// Stops ring `at` as `GET_VRING_BASE` does; failures are noted.
+    pub(crate) fn halt_ring(&mut self, at: usize, how: Stop) {
+        let packed = self.features & virtio_spec::feature::RING_PACKED != 0;
+        let format = if packed {
+            Format::Packed
+        } else {
+            Format::Split
+        };
+        let Self {
+            vrings, inflight, ..
+        } = self;
+        let failure = vrings
+            .get_mut(at)
+            .and_then(|v| v.halt(how, inflight.as_ref(), format));
+        if let Some(failure) = failure {
+            let _ = self.ring_failed(at, &failure);
         }
     }
 

@@ -75,10 +75,9 @@ impl Session {
         let may_leave = protocol::GET_VRING_BASE_INFLIGHT | protocol::INFLIGHT_SHMFD;
         let suspend = self.protocol_features & may_leave == may_leave && self.inflight.is_some();
         let how = if suspend { Stop::Suspend } else { Stop::Drain };
-        let vring = self.vring(state.index)?;
-        let failure = vring.halt(how);
-        let num = vring.base;
-        self.note(state.index, failure);
+        self.vring(state.index)?;
+        self.halt_ring(state.index as usize, how);
+        let num = self.vring(state.index)?.base;
         Ok(Answer::Reply(Reply::Vring(VringState {
             index: state.index,
             num,
