@@ -127,9 +127,13 @@ fn measure(config: QueueConfig, depth: usize) -> [f64; 3] {
             time.push(to - from);
         }
     }
-    // The median leaves out the rounds in which the machine did something else.
-    times.map(|mut time| {
-        time.sort_unstable();
-        time[rounds / 2].as_nanos() as f64 / depth as f64
-    })
+    times.map(|time| median(time) / depth as f64)
+}
+
+/// In nanoseconds; the median leaves out the rounds in which the machine did something else.
+fn median(mut times: Vec<Duration>) -> f64 {
+    times.sort_unstable();
+    times
+        .get(times.len() / 2)
+        .map_or(0.0, |time| time.as_nanos() as f64)
 }

@@ -62,7 +62,7 @@ impl PackedDevice {
         let ring = PackedRing::locate(&config, rings).ok_or(ConfigError::AreaTooSmall)?;
         let position = |value| PackedPosition::decode(value, config.size).ok_or(ConfigError::State);
         let published = position(state.used)?;
-        Ok(Self {
+        let queue = Self {
             ring,
             config,
             next_avail: position(state.avail)?,
@@ -77,7 +77,24 @@ impl PackedDevice {
             armed: true,
             error: None,
             in_flight: InFlight::new(config.size, config.in_order),
-        })
+        };
+        queue.hide_unpublished();
+        Ok(queue)
+    }
+
+    /// A device that crashed may have left used descriptors behind the first, which it held back:
+    /// the driver would see them once new ones stand before them. Those slots are ours.
+    fn hide_unpublished(&self) {
+        let mut position = self.published;
+        for _ in 1..self.unreplayed {
+            position = position.advance(1, self.config.size);
+            let rest = self.ring.rest(position.slot(), Ordering::Relaxed);
+            if ring::is_used(rest, position.wrap()) {
+                let hidden = u64::from(ring::available_flags(position.wrap())) << 48;
+                self.ring
+                    .write_rest(position.slot(), rest & u64::MAX >> 16 | hidden);
+            }
+        }
     }
 
     #[inline]

@@ -72,7 +72,8 @@ pub struct World {
     added: VecDeque<u16>,
     visible: VecDeque<u16>,
     taken: Vec<InFlight>,
-    completed: Vec<(u32, u32)>,
+    /// Completed and not published, with the bytes written.
+    completed: Vec<(InFlight, u32)>,
     used: HashMap<u32, u32>,
     returned: Vec<u32>,
     device_sleeps: bool,
@@ -218,50 +219,42 @@ impl World {
             self.device.complete(chain.token, written).is_err(),
             "completed twice"
         );
-        self.completed.push((chain.serial, written));
+        self.completed.push((chain, written));
     }
 
     fn device_publish(&mut self) {
-        let before = self.completed.len();
-        if self.config.in_order {
-            let first = self
-                .taken
-                .iter()
-                .map(|chain| chain.serial)
-                .min()
-                .unwrap_or(u32::MAX);
-            self.completed.sort_unstable();
-            let held = self.completed.iter().filter(|(serial, _)| *serial > first);
-            assert_eq!(self.device.publishable(), before - held.count());
-            let mut ids = 0;
-            self.device.publishable_ids(|_| ids += 1);
-            assert_eq!(ids, self.device.publishable());
-            let interrupt = self.device.publish();
-            let (out, held) = self
-                .completed
-                .iter()
-                .partition(|(serial, _)| *serial < first);
-            self.completed = held;
-            self.note_published(out, interrupt);
-        } else {
-            assert_eq!(self.device.publishable(), before);
-            let interrupt = self.device.publish();
-            let out = core::mem::take(&mut self.completed);
-            self.note_published(out, interrupt);
-        }
+        // In order, what comes after a chain that is not completed has to wait.
+        let taken = self.taken.iter().map(|chain| chain.serial);
+        let first = taken
+            .min()
+            .filter(|_| self.config.in_order)
+            .unwrap_or(u32::MAX);
+        let completed = core::mem::take(&mut self.completed);
+        let goes = |chain: &(InFlight, u32)| chain.0.serial < first;
+        let (out, held): (Vec<_>, Vec<_>) = completed.into_iter().partition(goes);
+        assert_eq!(self.device.publishable(), out.len());
+        let mut ids = 0;
+        self.device.publishable_ids(|_| ids += 1);
+        assert_eq!(ids, out.len());
+        let interrupt = self.device.publish();
+        self.completed = held;
+        self.note_published(out, interrupt);
         assert_eq!(
             self.device.in_flight(),
             self.taken.len() + self.completed.len()
         );
     }
 
-    fn note_published(&mut self, out: Vec<(u32, u32)>, interrupt: bool) {
+    fn note_published(&mut self, out: Vec<(InFlight, u32)>, interrupt: bool) {
         if self.driver_sleeps && !out.is_empty() {
             assert!(interrupt, "the driver sleeps and is not told");
         }
         self.interrupted |= interrupt;
         self.driver_sleeps &= !interrupt;
-        self.used.extend(out);
+        self.used.extend(
+            out.into_iter()
+                .map(|(chain, written)| (chain.serial, written)),
+        );
     }
 
     fn pop(&mut self) {
@@ -283,9 +276,9 @@ impl World {
         let base = state.encode(self.config.format);
         let resumed = QueueState::resume(&self.config, &self.arena.rings, base).unwrap();
         assert_eq!(resumed, state);
-        if !self.completed.is_empty() {
-            return;
-        }
+        self.taken
+            .extend(self.completed.drain(..).map(|(chain, _)| chain));
+        self.taken.sort_unstable_by_key(|chain| chain.serial);
         self.device = DeviceQueue::new(self.config, self.arena.rings, state).unwrap();
         assert_eq!(self.device.state(), state);
         for chain in &mut self.taken {
@@ -593,5 +586,35 @@ fn the_footprint_covers_all_that_a_publish_writes() {
             assert_eq!(ids, usize::from(changes != 0));
             world.finish_round();
         }
+    }
+}
+
+#[test]
+fn completions_a_crash_cut_off_are_not_seen_behind_new_ones() {
+    for config in all_configs(8) {
+        let mut world = World::new(config);
+        for _ in 0..4 {
+            world.step(&Step::Add {
+                readable: 0,
+                writable: 1,
+                indirect: false,
+            });
+        }
+        world.step(&Step::DriverPublish);
+        world.step(&Step::Take(4));
+        for _ in 0..3 {
+            world.step(&Step::Complete {
+                pick: 0,
+                whole: false,
+            });
+        }
+        world.step(&Step::Restart);
+        world.step(&Step::Complete {
+            pick: 3,
+            whole: true,
+        });
+        world.step(&Step::DevicePublish);
+        world.step(&Step::Pop(4));
+        world.finish();
     }
 }
