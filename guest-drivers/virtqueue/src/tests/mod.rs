@@ -7,6 +7,7 @@ mod hostile_device;
 mod hostile_driver;
 mod other_devices;
 mod other_drivers;
+mod threads;
 
 use std::boxed::Box;
 use std::vec;
