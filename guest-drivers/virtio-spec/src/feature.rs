@@ -23,7 +23,7 @@ pub const VERSION_1: u64 = 1 << 32;
 pub const ACCESS_PLATFORM: u64 = 1 << 33;
 /// The packed ring format (sec. 2.8).
 pub const RING_PACKED: u64 = 1 << 34;
-/// Buffers are used in the order in which they were made available (sec. 2.7.9, 2.8.13).
+/// Buffers are used in the order in which they were made available (sec. 2.7.9, 2.8.8).
 pub const IN_ORDER: u64 = 1 << 35;
 /// Memory accesses are ordered as the platform prescribes for real hardware.
 pub const ORDER_PLATFORM: u64 = 1 << 36;

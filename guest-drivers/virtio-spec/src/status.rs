@@ -10,8 +10,6 @@ pub const DRIVER: u8 = 2;
 pub const DRIVER_OK: u8 = 4;
 /// The driver has acknowledged the features it understands.
 pub const FEATURES_OK: u8 = 8;
-/// The driver has suspended the device (new in 1.4).
-pub const SUSPEND: u8 = 16;
 /// The device has met an error from which only a reset recovers.
 pub const DEVICE_NEEDS_RESET: u8 = 64;
 /// The driver has given up on the device.

@@ -133,9 +133,6 @@ impl Table {
     }
 
     fn push(&self, entry: &Descriptor, chain: &mut ChainBuilder<'_>) -> Result<(), RingError> {
-        if entry.has(descriptor_flags::INDIRECT) {
-            return Err(RingError::IndirectNested);
-        }
         if chain.segments() == self.segments_max {
             return Err(RingError::ChainTooLong);
         }
@@ -148,6 +145,9 @@ impl Table {
         for _ in 0..self.entries {
             let (addr, rest) = self.words(index)?;
             let entry = Descriptor::from_split(addr, rest);
+            if entry.has(descriptor_flags::INDIRECT) {
+                return Err(RingError::IndirectNested);
+            }
             self.push(&entry, chain)?;
             if !entry.has(descriptor_flags::NEXT) {
                 return Ok(());
@@ -160,7 +160,8 @@ impl Table {
         Err(RingError::ChainTooLong)
     }
 
-    /// Adds a packed table: all entries, one after the other.
+    /// Adds a packed table: all entries, one after the other. Of their flags only `WRITE` counts
+    /// (sec. 2.8.7).
     pub(crate) fn walk_all(&self, chain: &mut ChainBuilder<'_>) -> Result<(), RingError> {
         if self.entries as usize > self.segments_max {
             return Err(RingError::ChainTooLong);

@@ -271,7 +271,7 @@ impl PackedDevice {
     }
 
     /// In-order: stages what is completed from the oldest on. A run of wholly written chains
-    /// takes one used descriptor, at the place of the first, naming the last (sec. 2.8.13).
+    /// takes one used descriptor, at the place of the first, naming the last (sec. 2.8.8).
     fn stage_in_order(&mut self) {
         let mut first = self.next_used;
         let mut last: Option<Done> = None;

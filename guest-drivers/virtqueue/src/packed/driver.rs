@@ -223,7 +223,8 @@ impl PackedDriver {
         if self.lent.with_device() == 0 || !ring::is_used(rest, self.next_used.wrap()) {
             return Ok(None);
         }
-        // Some devices leave out the WRITE flag, so the length counts without it.
+        // QEMU's devices leave out the WRITE flag, so other than sec. 2.8.4 says the length counts
+        // without it; it is cut to the buffer anyway.
         let used = Descriptor::from_packed(0, rest);
         let (id, loan) = self.lent.check(u32::from(used.extra))?;
         let written = self.lent.clamp(&loan, used.len);
@@ -239,7 +240,7 @@ impl PackedDriver {
     }
 
     /// The next chain in order, in the batch up to `end`: all but the last count as wholly written
-    /// (sec. 2.8.13).
+    /// (sec. 2.8.8).
     fn pop_in_order(&mut self, end: u16, written: u32) -> Result<Used, RingError> {
         let id = self.oldest;
         let (id, loan) = self.lent.check(u32::from(id))?;

@@ -485,6 +485,9 @@ fn indirect_descriptors_are_refused_where_they_may_not_be() {
             ring.descriptor(0, ring.arena.table(0).1, len, flags | AVAIL, 0);
             if config.format == Format::Split {
                 ring.offer(0);
+            } else if error == RingError::IndirectNested {
+                assert_eq!(ring.take(), Ok(1), "packed tables have no flag but WRITE");
+                continue;
             }
             ring.refuses(error);
         }
