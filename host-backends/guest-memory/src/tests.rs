@@ -1,1 +1,470 @@
 //! Translation, refusals, the log and the guard. One rule: hostile geometry is refused before anything is mapped.
+
+use crate::Access;
+use crate::DirtyLog;
+use crate::Error;
+use crate::EventFd;
+use crate::GuestMemory;
+use crate::IoVecs;
+use crate::LOG_PAGE;
+use crate::Mapping;
+use crate::RegionSpec;
+use crate::SharedMemory;
+use crate::socket;
+use nix::sys::memfd::MFdFlags;
+use proptest::prelude::*;
+use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use virtqueue::Segment;
+
+const PAGE: u64 = 4096;
+
+fn memfd(size: u64) -> OwnedFd {
+    let fd = nix::sys::memfd::memfd_create("test", MFdFlags::MFD_CLOEXEC).unwrap();
+    nix::unistd::ftruncate(&fd, size.cast_signed()).unwrap();
+    fd
+}
+
+fn spec(guest_addr: u64, pages: u64, user_addr: u64) -> RegionSpec {
+    RegionSpec {
+        guest_addr,
+        size: pages * PAGE,
+        user_addr,
+        mmap_offset: 0,
+    }
+}
+
+fn region(guest_page: u64, pages: u64) -> (RegionSpec, OwnedFd) {
+    let start = guest_page * PAGE;
+    (spec(start, pages, 0x7000_0000 + start), memfd(pages * PAGE))
+}
+
+/// Pages 0 and 1 adjoin, page 2 is a hole, page 3 stands alone.
+fn memory() -> GuestMemory {
+    GuestMemory::new(vec![region(3, 1), region(0, 1), region(1, 1)]).unwrap()
+}
+
+#[test]
+fn reads_and_writes_cross_region_borders_and_stop_at_holes() {
+    let memory = memory();
+    memory.write(PAGE - 3, b"abcdef").unwrap();
+    let mut back = [0; 6];
+    memory.read(PAGE - 3, &mut back).unwrap();
+    assert_eq!(&back, b"abcdef");
+    assert!(memory.write(2 * PAGE - 1, b"xy").is_err());
+    memory.read(2 * PAGE - 1, &mut back[..1]).unwrap();
+    assert_eq!(back[0], 0, "nothing was half written");
+    assert!(memory.read(4 * PAGE, &mut back).is_err());
+    assert!(memory.read(u64::MAX, &mut back).is_err());
+    assert!(memory.read(0, &mut []).is_ok());
+}
+
+#[test]
+fn contiguous_spans_never_leave_their_region() {
+    // RELIABILITY rows 23 and 24: neighbours in guest memory are not neighbours here.
+    let memory = memory();
+    assert!(memory.host_slice(0, PAGE as usize).is_some());
+    assert!(memory.host_slice(1, PAGE as usize).is_none());
+    assert!(memory.host_slice(PAGE - 1, 2).is_none());
+    assert!(memory.host_slice(2 * PAGE, 1).is_none());
+    assert!(memory.host_slice(u64::MAX, usize::MAX).is_none());
+    assert!(memory.user_slice(0x7000_0000 + 3 * PAGE, 16).is_some());
+    assert!(memory.user_slice(0x7000_0000 + 4 * PAGE, 1).is_none());
+    assert_eq!(memory.user_to_guest(0x7000_0000 + PAGE + 5), Some(PAGE + 5));
+    assert_eq!(memory.user_to_guest(5), None);
+}
+
+#[test]
+fn scatter_lists_split_at_borders_and_keep_their_total() {
+    let memory = memory();
+    let mut vecs = IoVecs::new();
+    memory
+        .iovecs(
+            &[Segment {
+                addr: PAGE - 10,
+                len: 20,
+            }],
+            &mut vecs,
+        )
+        .unwrap();
+    assert_eq!(vecs.total_len(), 20);
+    assert!(vecs.as_slice().iter().map(|v| v.iov_len).sum::<usize>() == 20);
+    vecs.advance(15);
+    assert_eq!(vecs.total_len(), 5);
+    vecs.advance(100);
+    assert!(vecs.is_empty());
+    assert!(
+        memory
+            .iovecs(
+                &[Segment {
+                    addr: 2 * PAGE - 1,
+                    len: 2
+                }],
+                &mut vecs
+            )
+            .is_err()
+    );
+    assert!(
+        memory
+            .iovecs(
+                &[Segment {
+                    addr: u64::MAX,
+                    len: u32::MAX
+                }],
+                &mut vecs
+            )
+            .is_err()
+    );
+}
+
+#[test]
+fn impossible_regions_are_refused() {
+    let refused = |spec: RegionSpec| GuestMemory::new(vec![(spec, memfd(PAGE))]).unwrap_err();
+    let good = spec(PAGE, 1, PAGE);
+    assert!(matches!(
+        refused(RegionSpec { size: 0, ..good }),
+        Error::EmptyRegion(_)
+    ));
+    for bad in [
+        RegionSpec {
+            guest_addr: 1,
+            ..good
+        },
+        RegionSpec {
+            user_addr: 1,
+            ..good
+        },
+        RegionSpec {
+            mmap_offset: 1,
+            ..good
+        },
+    ] {
+        assert!(matches!(refused(bad), Error::Unaligned(_)));
+    }
+    let top = u64::MAX - (PAGE - 1);
+    for bad in [
+        RegionSpec {
+            guest_addr: top,
+            ..good
+        },
+        RegionSpec {
+            user_addr: top,
+            ..good
+        },
+        RegionSpec {
+            mmap_offset: top,
+            ..good
+        },
+        RegionSpec {
+            size: u64::MAX,
+            ..good
+        },
+        RegionSpec {
+            size: 1 << 63,
+            ..good
+        },
+    ] {
+        assert!(matches!(refused(bad), Error::RegionOverflow(_)), "{bad:x?}");
+    }
+    assert!(matches!(
+        refused(spec(PAGE, 2, PAGE)),
+        Error::FileTooSmall { .. }
+    ));
+    let beyond = RegionSpec {
+        mmap_offset: PAGE,
+        ..good
+    };
+    assert!(matches!(refused(beyond), Error::FileTooSmall { .. }));
+}
+
+#[test]
+fn overlapping_regions_are_refused() {
+    for other in [
+        spec(0, 2, 0x9000_0000),
+        spec(PAGE, 1, 0x9000_0000),
+        spec(0x100_0000, 1, PAGE),
+    ] {
+        let regions = vec![(spec(0, 2, 0), memfd(2 * PAGE)), (other, memfd(2 * PAGE))];
+        assert!(matches!(GuestMemory::new(regions), Err(Error::Overlap(_))));
+    }
+    let touching = vec![
+        (spec(0, 2, 0), memfd(2 * PAGE)),
+        (spec(2 * PAGE, 1, 2 * PAGE), memfd(PAGE)),
+    ];
+    assert!(GuestMemory::new(touching).is_ok());
+}
+
+#[test]
+fn descriptors_that_are_no_files_are_refused() {
+    let (pipe, _writer) = nix::unistd::pipe().unwrap();
+    let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+    let folder = std::fs::File::open("/").unwrap();
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let zero = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/zero")
+        .unwrap();
+    let event = EventFd::new().unwrap();
+    let fds: [OwnedFd; 6] = [
+        pipe,
+        socket.into(),
+        folder.into(),
+        null.into(),
+        zero.into(),
+        event.into(),
+    ];
+    for fd in fds {
+        let refused = GuestMemory::new(vec![(spec(0, 1, 0), fd)]);
+        assert!(matches!(refused, Err(Error::NotMappable)));
+    }
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut file, &[0; PAGE as usize]).unwrap();
+    let read_only = std::fs::File::open(file.path()).unwrap();
+    let refused = GuestMemory::new(vec![(spec(0, 1, 0), read_only.into())]);
+    assert!(matches!(refused, Err(Error::System { call: "mmap", .. })));
+}
+
+#[test]
+fn regions_come_and_go_while_the_old_snapshot_stays_whole() {
+    let old = memory();
+    old.write(3 * PAGE, b"kept").unwrap();
+    let (extra, fd) = region(8, 2);
+    let more = old.with_region(extra, fd).unwrap();
+    more.write(9 * PAGE, b"new").unwrap();
+    assert!(old.read(9 * PAGE, &mut [0; 3]).is_err());
+    let less = more
+        .without_region(&spec(3 * PAGE, 1, 0x7000_0000 + 3 * PAGE))
+        .unwrap();
+    assert!(less.read(3 * PAGE, &mut [0]).is_err());
+    let mut back = [0; 4];
+    old.read(3 * PAGE, &mut back).unwrap();
+    assert_eq!(&back, b"kept");
+    assert!(matches!(
+        more.without_region(&spec(3 * PAGE, 1, 0)),
+        Err(Error::NoSuchRegion(_))
+    ));
+    let (again, fd) = region(8, 1);
+    assert!(matches!(
+        more.with_region(again, fd),
+        Err(Error::Overlap(_))
+    ));
+    assert_eq!(more.regions().len(), 4);
+}
+
+#[test]
+fn more_regions_than_slots_are_refused() {
+    let shared = memfd(PAGE);
+    let mut memory = GuestMemory::default();
+    for page in 0..GuestMemory::MAX_REGIONS as u64 {
+        let spec = spec(page * PAGE, 1, page * PAGE);
+        memory = memory
+            .with_region(spec, shared.try_clone().unwrap())
+            .unwrap();
+    }
+    let next = GuestMemory::MAX_REGIONS as u64 * PAGE;
+    let refused = memory.with_region(spec(next, 1, next), shared);
+    assert!(matches!(refused, Err(Error::TooManyRegions(_))));
+}
+
+#[test]
+fn truncated_memory_poisons_its_mapping_and_nothing_else() {
+    let fd = memfd(4 * PAGE);
+    let victim = GuestMemory::new(vec![(spec(0, 4, 0), fd.try_clone().unwrap())]).unwrap();
+    let other = memory();
+    victim.write(3 * PAGE, b"there").unwrap();
+    nix::unistd::ftruncate(&fd, PAGE.cast_signed()).unwrap();
+    assert!(!victim.poisoned());
+    let mut back = [1; 5];
+    victim.read(3 * PAGE, &mut back).unwrap();
+    assert_eq!(back, [0; 5], "a zero page took the place");
+    assert!(victim.poisoned());
+    victim.write(2 * PAGE, b"also lost").unwrap();
+    victim.write(0, b"still backed").unwrap();
+    assert!(!other.poisoned());
+    drop(victim);
+    let fresh = memory();
+    assert!(!fresh.poisoned(), "a slot that is used again starts clean");
+}
+
+#[test]
+fn truncation_is_survived_by_many_threads_at_once() {
+    let fd = memfd(64 * PAGE);
+    let memory = GuestMemory::new(vec![(spec(0, 64, 0), fd.try_clone().unwrap())]).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4_u64 {
+            let memory = &memory;
+            scope.spawn(move || {
+                for round in 0..2000 {
+                    memory
+                        .write((round * 7 + thread) % 64 * PAGE, &[1; 64])
+                        .unwrap();
+                }
+            });
+        }
+        nix::unistd::ftruncate(&fd, 0).unwrap();
+    });
+    memory.write(0, &[1]).unwrap();
+    assert!(memory.poisoned());
+}
+
+#[test]
+fn log_marks_every_touched_page_and_no_other() {
+    let bits = memfd(PAGE);
+    let log = DirtyLog::new(bits.as_fd(), 0, 64).unwrap();
+    log.mark(10 * LOG_PAGE - 1, 2);
+    log.mark(20 * LOG_PAGE, 15 * LOG_PAGE);
+    log.mark(50 * LOG_PAGE, 0);
+    let marked: Vec<u64> = (0..64)
+        .filter(|page| log.is_marked(page * LOG_PAGE))
+        .collect();
+    let expected: Vec<u64> = [9, 10].into_iter().chain(20..35).collect();
+    assert_eq!(marked, expected);
+}
+
+#[test]
+fn log_ignores_what_it_does_not_cover() {
+    // RELIABILITY rows 29 and 30.
+    let bits = memfd(2 * PAGE);
+    let log = DirtyLog::new(bits.as_fd(), 16, 8).unwrap();
+    assert_eq!(log.covered(), 64 * LOG_PAGE);
+    for (addr, len) in [
+        (64 * LOG_PAGE, 1),
+        (u64::MAX, u64::MAX),
+        (u64::MAX - 1, 1),
+        (0, u64::MAX),
+    ] {
+        log.mark(addr, len);
+    }
+    let file = SharedMemory::from_fd(bits.as_fd(), 0, PAGE).unwrap();
+    assert_eq!(file.load_u64(8, Ordering::Relaxed), 0, "nothing before");
+    assert_eq!(file.load_u64(16, Ordering::Relaxed), u64::MAX);
+    assert_eq!(file.load_u64(24, Ordering::Relaxed), 0, "nothing behind");
+    for (offset, size) in [
+        (u64::MAX, 8),
+        (8, u64::MAX),
+        (2 * PAGE, 1),
+        (0, 0),
+        (0, 2 * PAGE + 1),
+    ] {
+        assert!(
+            DirtyLog::new(bits.as_fd(), offset, size).is_err(),
+            "{offset:#x}+{size:#x}"
+        );
+    }
+}
+
+#[test]
+fn log_smaller_than_memory_is_refused_also_for_regions_added_later() {
+    let bits = memfd(PAGE);
+    let log = |bytes| Some(Arc::new(DirtyLog::new(bits.as_fd(), 0, bytes).unwrap()));
+    let (high, fd) = region(8, 1);
+    let memory = memory().with_region(high, fd).unwrap();
+    assert!(matches!(
+        memory.with_log(log(1)),
+        Err(Error::LogTooSmall { .. })
+    ));
+    let logged = memory.with_log(log(2)).unwrap();
+    let (next, fd) = region(9, 1);
+    let logged = logged.with_region(next, fd).unwrap();
+    logged.write(9 * PAGE, &[1]).unwrap();
+    let (far, fd) = region(16, 1);
+    assert!(matches!(
+        logged.with_region(far, fd),
+        Err(Error::LogTooSmall { .. })
+    ));
+    let check = DirtyLog::new(bits.as_fd(), 0, 2).unwrap();
+    assert!(
+        check.is_marked(9 * PAGE),
+        "the region added later is logged too"
+    );
+}
+
+#[test]
+fn shared_fields_out_of_bounds_or_unaligned_are_inert() {
+    let (memory, _fd) = SharedMemory::create("fields", 64).unwrap();
+    memory.store_u32(60, 7, Ordering::Relaxed);
+    assert_eq!(memory.load_u32(60, Ordering::Relaxed), 7);
+    for offset in [61, 62, 64, usize::MAX] {
+        memory.store_u32(offset, u32::MAX, Ordering::Relaxed);
+        assert_eq!(memory.load_u32(offset, Ordering::Relaxed), 0);
+    }
+    assert_eq!(memory.load_u32(60, Ordering::Relaxed), 7);
+}
+
+#[test]
+fn created_area_cannot_be_truncated_by_the_peer() {
+    let (_memory, fd) = SharedMemory::create("sealed", 4096).unwrap();
+    assert!(nix::unistd::ftruncate(&fd, 0).is_err());
+}
+
+#[test]
+fn mapping_may_start_anywhere_in_its_file() {
+    let fd = memfd(3 * PAGE);
+    nix::sys::uio::pwrite(&fd, b"offset", 5000).unwrap();
+    let mapping = Mapping::new(fd.as_fd(), 5000, 6, Access::Read).unwrap();
+    assert_eq!(mapping.len(), 6);
+    assert!(mapping.span(0, 6).is_some());
+    assert!(mapping.span(1, 6).is_none());
+    assert!(mapping.span(usize::MAX, 2).is_none());
+}
+
+#[test]
+fn only_eventfds_pass_for_eventfds() {
+    let (pipe, writer) = nix::unistd::pipe().unwrap();
+    let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+    for fd in [pipe, writer, socket.into(), memfd(8)] {
+        assert!(matches!(EventFd::from_peer(fd), Err(Error::NotEventFd)));
+    }
+    let mine = EventFd::new().unwrap();
+    let theirs = EventFd::from_peer(mine.try_clone().unwrap().into()).unwrap();
+    assert!(!theirs.drain());
+    assert!(mine.notify());
+    assert!(theirs.drain());
+    assert!(!theirs.drain());
+}
+
+#[test]
+fn draining_a_blocking_eventfd_does_not_block() {
+    let flags = nix::sys::eventfd::EfdFlags::EFD_CLOEXEC;
+    let fd: OwnedFd = nix::sys::eventfd::EventFd::from_value_and_flags(0, flags)
+        .unwrap()
+        .into();
+    let event = EventFd::from_peer(fd).unwrap();
+    assert!(!event.drain());
+    event.notify();
+    assert!(event.drain());
+}
+
+#[test]
+fn descriptors_travel_with_their_bytes_and_none_is_lost() {
+    let (a, b) = std::os::unix::net::UnixStream::pair().unwrap();
+    let event = EventFd::new().unwrap();
+    let many = vec![event.as_fd(); 253];
+    assert_eq!(socket::send(a.as_fd(), b"x", &many).unwrap(), 1);
+    let mut fds = Vec::new();
+    let mut bytes = [0; 8];
+    assert_eq!(socket::receive(b.as_fd(), &mut bytes, &mut fds).unwrap(), 1);
+    assert_eq!(fds.len(), 253);
+    let empty = socket::receive(b.as_fd(), &mut bytes, &mut fds).unwrap_err();
+    assert_eq!(empty.kind(), std::io::ErrorKind::WouldBlock);
+    drop(a);
+    assert_eq!(socket::receive(b.as_fd(), &mut bytes, &mut fds).unwrap(), 0);
+}
+
+proptest! {
+    #[test]
+    fn spans_agree_with_a_plain_model(addr in 0..6 * PAGE, len in 0..3 * PAGE) {
+        let memory = memory();
+        let mapped = |at: u64| at < 2 * PAGE || (3 * PAGE..4 * PAGE).contains(&at);
+        let all = (addr..addr + len).all(mapped);
+        let mut total = 0;
+        let result = memory.for_each_span(addr, len, |slice| total += slice.len() as u64);
+        prop_assert_eq!(result.is_ok(), all);
+        if all {
+            prop_assert_eq!(total, len);
+        }
+    }
+}
