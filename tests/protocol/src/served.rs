@@ -27,13 +27,17 @@ pub struct Served {
 impl Served {
     /// Serves a device with `queues` queues on a socket in a fresh folder.
     pub fn new(queues: u16) -> Result<Self> {
+        Self::at(socket_path()?, queues)
+    }
+
+    /// Serves a new device on the socket `path`, as the successor of one that was shut down.
+    pub fn at(path: PathBuf, queues: u16) -> Result<Self> {
         let device = EchoDevice::new(queues);
         let options = Options {
             name: "echo".to_owned(),
             polling: Polling::Auto,
         };
         let server = Arc::new(Server::new(device.clone(), options)?);
-        let path = socket_path()?;
         let listener = UnixListener::bind(&path)?;
         let theirs = server.clone();
         let thread = std::thread::spawn(move || {
@@ -62,8 +66,9 @@ impl Served {
         self.server.shutdown_handle().shutdown();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
+            // Only once: a successor may listen there by the time this is dropped.
+            let _ = std::fs::remove_file(&self.path);
         }
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 

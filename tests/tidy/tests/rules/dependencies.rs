@@ -39,7 +39,7 @@ const EDGES: &[(&str, u8, &[&str])] = &[
     ("monitor",             4, &["virtio-spec", "kvm", "boot", "machine", "vhost-user-frontend"]),
     ("tidy",                9, &[]),
     ("loopback",            9, &["virtio-spec", "virtqueue", "driver-platform", "virtio-pci", "block-driver", "driver-fakes", "guest-memory", "device-model", "block-backend"]),
-    ("protocol",            9, &["virtio-spec", "virtqueue", "vhost-user-protocol", "guest-memory", "device-model", "vhost-user-server", "block-backend"]),
+    ("protocol",            9, &["virtio-spec", "virtqueue", "vhost-user-protocol", "guest-memory", "device-model", "vhost-user-server", "block-backend", "vhost-user-frontend"]),
     ("probe-guest",         9, GUEST),
     ("vm",                  8, &[]),
     ("bench",               9, &["virtio-spec"]),

@@ -26,9 +26,10 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
-use machine::EventFd;
 use vhost_user_protocol::DeviceStateTransfer;
 use vhost_user_protocol::feature::protocol;
+
+pub use machine::EventFd;
 
 pub use self::memory::Memory;
 pub use self::memory::Region;
