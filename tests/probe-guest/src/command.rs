@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 pub(crate) enum Job {
     Probe,
     Verify,
+    Sequence,
     Load,
 }
 
@@ -28,6 +29,7 @@ pub(crate) fn parse(line: &str) -> Vec<Task<'_>> {
             match word {
                 "probe" => jobs.push(Job::Probe),
                 "verify" => jobs.push(Job::Verify),
+                "sequence" => jobs.push(Job::Sequence),
                 "load" => jobs.push(Job::Load),
                 other => {
                     if index == 0 && jobs.is_empty() {

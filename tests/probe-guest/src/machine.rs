@@ -78,16 +78,14 @@ pub(crate) fn run(command_line: &str) -> u8 {
     for task in &tasks {
         verdict = verdict.max(heap::scope(|| run_one(&machine, task)));
     }
-    Line::new("end")
-        .number("verdict", u64::from(verdict))
-        .print();
     verdict
 }
 
 fn run_one(machine: &Machine, task: &Task<'_>) -> u8 {
     let outcome = match task.job {
         Job::Probe => probe::run(machine),
-        Job::Verify => verify::run(machine, task),
+        Job::Verify => verify::run(machine, task, verify::Extent::Everything),
+        Job::Sequence => verify::run(machine, task, verify::Extent::StormOnly),
         Job::Load => load::run(machine, task),
     };
     match outcome {

@@ -10,7 +10,8 @@
 //! The command line names jobs and parameters; parameters before the first job count for all of them, `;` separates groups:
 //! - `probe`: PCI functions, features and queues of every virtio disk;
 //! - `verify disk=0 size=64M seconds=0 queues=1 qd=16 packed=0`: verified random I/O with a shadow model;
-//! - `load rw=randread bs=4k qd=32 queues=1 seconds=2 wait=poll packed=0 disk=0`: load with latency percentiles.
+//! - `sequence seconds=10`: the same without the error paths on a small part of the disk, for as long as a test kills the backend;
+//! - `load rw=randread bs=4k qd=32 queues=1 seconds=2 wait=poll batch=8 packed=0 disk=0`: load with latency percentiles.
 //!
 //! Common parameters: `tsc_khz=`, `packed=`, `event_idx=`, `indirect=`, `in_order=`, `queue_size=`, `seed=`.
 #![cfg_attr(freestanding, no_std, no_main)]

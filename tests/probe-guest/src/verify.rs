@@ -71,12 +71,32 @@ struct Verify<'a> {
     last_progress: u64,
     /// Longest time without a completion while requests were under way: a backend's restart shows here.
     longest_gap: u64,
+    submitted: u64,
+    completed: u64,
 }
 
-pub(crate) fn run(machine: &Machine, task: &Task<'_>) -> Result<(), Failure> {
+/// How much of the work to do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// All of it.
+    Everything,
+    /// No error paths; says when it starts.
+    StormOnly,
+}
+
+pub(crate) fn run(machine: &Machine, task: &Task<'_>, extent: Extent) -> Result<(), Failure> {
     let disk = Disk::open(machine, task)?;
     let info = disk.driver.info();
-    let bytes = number(task, "size", 32 << 20)?.min(info.capacity_sectors * 512);
+    let bytes = number(
+        task,
+        "size",
+        if extent == Extent::StormOnly {
+            4 << 20
+        } else {
+            32 << 20
+        },
+    )?
+    .min(info.capacity_sectors * 512);
     let block = info.sectors_per_block();
     let sectors = bytes / 512 / block * block;
     let depth = number(task, "qd", 16)?.clamp(1, 256);
@@ -91,6 +111,8 @@ pub(crate) fn run(machine: &Machine, task: &Task<'_>) -> Result<(), Failure> {
         interrupts: task.text("wait") != Some("poll"),
         last_progress: cpu::tsc(),
         longest_gap: 0,
+        submitted: 0,
+        completed: 0,
         disk,
     };
     verify.make_slots(depth)?;
@@ -100,8 +122,8 @@ pub(crate) fn run(machine: &Machine, task: &Task<'_>) -> Result<(), Failure> {
         "requests",
         if seconds > 0 { u64::MAX } else { 20_000 },
     )?;
-    verify.all(seconds, requests)?;
-    verify.report();
+    verify.all(extent, seconds, requests)?;
+    verify.report(extent);
     verify.disk.close(machine)
 }
 
@@ -124,16 +146,21 @@ impl Verify<'_> {
         Ok(())
     }
 
-    fn all(&mut self, seconds: u64, requests: u64) -> Result<(), Failure> {
+    fn all(&mut self, extent: Extent, seconds: u64, requests: u64) -> Result<(), Failure> {
         if self.interrupts {
             apic::alarm(Some(cpu::FIRST_VECTOR));
         }
         if !self.disk.driver.info().read_only {
             self.fill()?;
         }
+        if extent == Extent::StormOnly {
+            Line::new("started").print();
+        }
         self.storm(seconds, requests)?;
         self.read_everything()?;
-        self.error_paths()?;
+        if extent == Extent::Everything {
+            self.error_paths()?;
+        }
         apic::alarm(None);
         Ok(())
     }
@@ -262,6 +289,7 @@ impl Verify<'_> {
             slot.generation,
             slot.buffer,
         ) = (true, sector, sectors, generation, kept);
+        self.submitted += 1;
         self.submit(
             queue,
             Request {
@@ -311,7 +339,13 @@ impl Verify<'_> {
         while self.slots.iter().any(|slot| slot.busy) {
             self.progress()?;
         }
-        Ok(())
+        match self.submitted == self.completed {
+            true => Ok(()),
+            false => Err(Failure::new(
+                "Requests were lost or doubled",
+                self.submitted,
+            )),
+        }
     }
 
     /// Collects completions; waits for the next interrupt when there are none.
@@ -371,6 +405,7 @@ impl Verify<'_> {
             .slots
             .get_mut(done.cookie as usize)
             .ok_or(Failure::new("Unknown cookie", done.cookie))?;
+        self.completed += 1;
         if !slot.busy {
             return Err(Failure::new("A request completed twice", done.cookie));
         }
@@ -485,8 +520,12 @@ impl Verify<'_> {
         self.drain()
     }
 
-    fn report(&self) {
-        let mut line = Line::new("verify");
+    fn report(&self, extent: Extent) {
+        let mut line = Line::new(if extent == Extent::Everything {
+            "verify"
+        } else {
+            "sequence"
+        });
         line.truth("good", true)
             .number("sectors", self.shadow.len() as u64);
         line.number("queues", self.disk.queues.len() as u64)
@@ -496,10 +535,9 @@ impl Verify<'_> {
         line.number("flushes", self.counts.flushes)
             .number("discards", self.counts.discards);
         line.number("write_zeroes", self.counts.zeroes);
-        line.number(
-            "longest_gap_ns",
-            self.machine.platform.nanoseconds(self.longest_gap),
-        );
+        let pause_ms = self.machine.platform.nanoseconds(self.longest_gap) / 1_000_000;
+        line.number("completed", self.completed)
+            .number("longest_pause_ms", pause_ms);
         line.number("interrupts", cpu::interrupts()).print();
     }
 }

@@ -10,7 +10,7 @@ use crate::paths;
 use crate::process;
 
 /// Cargo packages and the programs they make.
-const PACKAGES: &[&str] = &["blockd", "monitor", "probe-guest"];
+const PACKAGES: &[&str] = &["blockd", "monitor"];
 
 /// Where the programs are, built by the first caller. `PARAVANE_BIN_DIR` names programs that were
 /// built before.
@@ -23,20 +23,26 @@ pub fn folder() -> anyhow::Result<PathBuf> {
         if let Some(given) = std::env::var_os("PARAVANE_BIN_DIR") {
             return Ok(PathBuf::from(given));
         }
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut command = Command::new(cargo);
-        command
-            .current_dir(paths::root())
-            .args(["build", "--release", "--locked"]);
-        // The flags of a model checking run must not reach the programs.
-        command
-            .env_remove("RUSTFLAGS")
-            .args(PACKAGES.iter().flat_map(|name| ["-p", name]));
-        process::run(&mut command)
-            .map(|_| paths::target().join("release"))
+        build("release", PACKAGES)
+            // Freestanding, so it has a profile of its own.
+            .and_then(|()| build("probe", &["probe-guest"]))
+            .map(|()| paths::target().join("release"))
             .map_err(|error| format!("{error:#}"))
     });
     built.clone().map_err(anyhow::Error::msg)
+}
+
+fn build(profile: &str, packages: &[&str]) -> anyhow::Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command
+        .current_dir(paths::root())
+        .args(["build", "--locked", "--profile", profile]);
+    // The flags of a model checking run must not reach the programs.
+    command
+        .env_remove("RUSTFLAGS")
+        .args(packages.iter().flat_map(|name| ["-p", name]));
+    process::run(&mut command).map(drop)
 }
 
 /// The vhost-user block daemon.
@@ -60,5 +66,9 @@ pub fn monitor() -> anyhow::Result<PathBuf> {
 /// # Errors
 /// When the build fails.
 pub fn probe_guest() -> anyhow::Result<PathBuf> {
+    let beside = folder()?.join("../probe/probe-guest");
+    if beside.exists() {
+        return Ok(beside);
+    }
     Ok(folder()?.join("probe-guest"))
 }

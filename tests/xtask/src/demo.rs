@@ -111,10 +111,19 @@ pub fn run(args: &Args) -> anyhow::Result<bool> {
 fn build() -> anyhow::Result<()> {
     let mut command = shell::cargo(&["build", "--release", "--locked"]);
     command.args(
-        ["blockd", "monitor", "probe-guest", "bench", "loopback"]
+        ["blockd", "monitor", "bench", "loopback"]
             .iter()
             .flat_map(|p| ["-p", p]),
     );
     anyhow::ensure!(shell::show(&mut command)?, "The programs do not build");
+    let mut command = shell::cargo(&[
+        "build",
+        "--profile",
+        "probe",
+        "--locked",
+        "-p",
+        "probe-guest",
+    ]);
+    anyhow::ensure!(shell::show(&mut command)?, "The probe guest does not build");
     Ok(())
 }
