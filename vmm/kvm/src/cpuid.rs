@@ -8,13 +8,36 @@ use kvm_bindings::KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
 /// One CPUID leaf as KVM takes it.
 pub type CpuidEntry = kvm_bindings::kvm_cpuid_entry2;
 
+/// Frequency of KVM's local APIC timer in kHz.
+const APIC_KHZ: u32 = 1_000_000;
 const TSC_DEADLINE: u32 = 1 << 24;
 const HYPERVISOR: u32 = 1 << 31;
 const HYPER_THREADING: u32 = 1 << 28;
 const ALWAYS_RUNNING_TIMER: u32 = 1 << 2;
 
-/// The table for vCPU number `id` of `count`, each a core of one package.
-pub fn for_vcpu(host: &[CpuidEntry], id: u32, count: u32, tsc_deadline: bool) -> Vec<CpuidEntry> {
+/// Leaf that starts the hypervisor's own ones.
+const HYPERVISOR_BASE: u32 = 0x4000_0000;
+/// Leaf that says how fast the TSC is, as VMware defined it and others follow.
+const TIMING: u32 = 0x4000_0010;
+
+/// What is the same for all vCPUs of a machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Processors {
+    /// How many there are, each a core of one package.
+    pub count: u32,
+    /// The local APIC timer has a TSC deadline mode.
+    pub tsc_deadline: bool,
+    /// Frequency of the TSC in kHz; 0 if not known.
+    pub tsc_khz: u32,
+}
+
+/// The table for vCPU number `id`.
+pub fn for_vcpu(host: &[CpuidEntry], id: u32, processors: Processors) -> Vec<CpuidEntry> {
+    let Processors {
+        count,
+        tsc_deadline,
+        tsc_khz,
+    } = processors;
     let mut table: Vec<CpuidEntry> = host
         .iter()
         .filter(|entry| !matches!(entry.function, 0xb | 0x1f))
@@ -26,6 +49,16 @@ pub fn for_vcpu(host: &[CpuidEntry], id: u32, count: u32, tsc_deadline: bool) ->
     }
     if max_leaf >= 0xb {
         table.extend(topology(id, count));
+    }
+    let base = table.iter_mut().find(|e| e.function == HYPERVISOR_BASE);
+    if let Some(base) = base.filter(|base| tsc_khz > 0 && base.eax < TIMING) {
+        base.eax = TIMING;
+        table.push(CpuidEntry {
+            function: TIMING,
+            eax: tsc_khz,
+            ebx: APIC_KHZ,
+            ..Default::default()
+        });
     }
     table
 }
@@ -116,7 +149,29 @@ mod tests {
             leaf(0xb, 7),
             leaf(0x1f, 7),
             leaf(0x8000_0008, 0),
+            leaf(HYPERVISOR_BASE, 0x4000_0001),
         ]
+    }
+
+    fn processors(count: u32, tsc_deadline: bool) -> Processors {
+        Processors {
+            count,
+            tsc_deadline,
+            tsc_khz: 2_600_000,
+        }
+    }
+
+    #[test]
+    fn the_speed_of_the_tsc_is_told() {
+        let table = for_vcpu(&host(), 0, processors(1, true));
+        assert_eq!(find(&table, HYPERVISOR_BASE, 0).eax, TIMING);
+        assert_eq!(find(&table, TIMING, 0).eax, 2_600_000);
+        let silent = Processors {
+            tsc_khz: 0,
+            ..processors(1, true)
+        };
+        let table = for_vcpu(&host(), 0, silent);
+        assert_eq!(find(&table, HYPERVISOR_BASE, 0).eax, 0x4000_0001);
     }
 
     fn find(table: &[CpuidEntry], function: u32, index: u32) -> CpuidEntry {
@@ -129,7 +184,7 @@ mod tests {
     #[test]
     fn every_vcpu_has_its_own_apic_id() {
         for id in 0..5 {
-            let table = for_vcpu(&host(), id, 5, true);
+            let table = for_vcpu(&host(), id, processors(5, true));
             assert_eq!(find(&table, 1, 0).ebx >> 24, id);
             assert_eq!(find(&table, 0xb, 0).edx, id);
             assert_eq!(find(&table, 0xb, 1).eax, 3, "five cores need three bits");
@@ -140,9 +195,9 @@ mod tests {
 
     #[test]
     fn the_hypervisor_shows_itself_and_its_deadline_timer() {
-        let leaf = find(&for_vcpu(&host(), 0, 1, true), 1, 0);
+        let leaf = find(&for_vcpu(&host(), 0, processors(1, true)), 1, 0);
         assert_eq!(leaf.ecx, HYPERVISOR | TSC_DEADLINE);
-        let leaf = find(&for_vcpu(&host(), 0, 1, false), 1, 0);
+        let leaf = find(&for_vcpu(&host(), 0, processors(1, false)), 1, 0);
         assert_eq!(leaf.ecx, HYPERVISOR);
         assert_eq!(leaf.edx & HYPER_THREADING, 0);
     }

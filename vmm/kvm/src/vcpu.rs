@@ -88,6 +88,11 @@ impl Vcpu {
             .map_err(Error::request("KVM_SET_CPUID2"))
     }
 
+    /// Frequency of the guest's TSC in kHz; 0 if KVM does not say.
+    pub fn tsc_khz(&self) -> u32 {
+        self.fd.get_tsc_khz().unwrap_or(0)
+    }
+
     /// The general registers.
     pub fn regs(&self) -> Result<kvm_regs> {
         self.fd.get_regs().map_err(Error::request("KVM_GET_REGS"))

@@ -17,6 +17,7 @@ use kvm::IrqchipState;
 use kvm::Vcpu;
 use kvm::VcpuState;
 use kvm::Vm;
+use kvm::cpuid::Processors;
 
 use crate::Doorbells;
 use crate::Error;
@@ -259,10 +260,14 @@ impl Controls {
 
 fn create_vcpus(hypervisor: &Hypervisor, vm: &Vm, count: u32) -> Result<Vec<Vcpu>> {
     let offered = hypervisor.supported_cpuid()?;
-    let deadline = hypervisor.has_tsc_deadline();
     let create = |id| {
         let vcpu = vm.create_vcpu(id)?;
-        vcpu.set_cpuid(&kvm::cpuid::for_vcpu(&offered, id, count, deadline))?;
+        let processors = Processors {
+            count,
+            tsc_deadline: hypervisor.has_tsc_deadline(),
+            tsc_khz: vcpu.tsc_khz(),
+        };
+        vcpu.set_cpuid(&kvm::cpuid::for_vcpu(&offered, id, processors))?;
         Ok(vcpu)
     };
     (0..count).map(create).collect()
