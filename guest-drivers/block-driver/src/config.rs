@@ -121,7 +121,11 @@ fn read_fields<F: PciFunction>(t: &Transport<F>) -> Result<DiskInfo, virtio_pci:
         read_only: t.has(RO),
         flush: t.has(FLUSH),
         write_cache_switch: t.has(CONFIG_WCE),
-        size_max: field_u32(t, SIZE_MAX, offset_of!(Config, size_max), u32::MAX)?,
+        // 0 bytes would mean no data at all: taken as no limit, as others do (qemu-storage-daemon says 0).
+        size_max: match field_u32(t, SIZE_MAX, offset_of!(Config, size_max), u32::MAX)? {
+            0 => u32::MAX,
+            limit => limit,
+        },
         // 0 segments would mean no data at all: taken as 1, as others do.
         seg_max: field_u32(t, SEG_MAX, offset_of!(Config, seg_max), 1)?.max(1),
         queues: field_u16(t, MQ, offset_of!(Config, num_queues), 1)?,
