@@ -2,7 +2,7 @@
 //! whether the peer wants to know; ask to be told, then look whether something came meanwhile.
 //!
 //! One rule: both halves and both formats go through these functions, and the loom model in
-//! `handshake_tests` runs exactly this code. Each side writes its own word, passes a sequentially
+//! `loom_model` runs exactly this code. Each side writes its own word, passes a sequentially
 //! consistent fence, and then reads the other's: with the fence on both sides at least one of
 //! them sees the other's write.
 
@@ -58,5 +58,5 @@ pub(crate) fn disarm<W>(wish: &impl Shared<W>, value: W) {
 
 #[cfg(test)]
 #[cfg(loom)]
-#[path = "handshake_tests.rs"]
-mod tests;
+#[path = "loom_model.rs"]
+mod loom_model;

@@ -46,7 +46,7 @@ pub use memory::PeerMemory;
 pub use memory::RingMemory;
 pub use memory::Rings;
 
-// The model checker's fence works inside a model only, see `handshake_tests`.
+// The model checker's fence works inside a model only, see `loom_model`.
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests;

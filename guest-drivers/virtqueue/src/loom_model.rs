@@ -1,5 +1,5 @@
 //! Model of the handshake under every interleaving and every allowed reordering:
-//! `RUSTFLAGS="--cfg loom" cargo test --release -p virtqueue --lib handshake`.
+//! `RUSTFLAGS="--cfg loom" cargo test --release -p virtqueue --lib loom`.
 //!
 //! One rule: a side that sleeps has either seen everything or is being told.
 
