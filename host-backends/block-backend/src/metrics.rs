@@ -47,6 +47,7 @@ pub(crate) struct QueueMetrics {
 
 /// What a disk's queues have done since it opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Metrics {
     /// Reads that succeeded.
     pub reads: u64,
