@@ -333,6 +333,10 @@ impl QueueHandler for BlockQueue {
         self.runner.completion_fd()
     }
 
+    fn sleeping(&mut self, asleep: bool) {
+        self.runner.sleeping(asleep);
+    }
+
     fn in_flight(&self) -> usize {
         self.runner.pending()
     }

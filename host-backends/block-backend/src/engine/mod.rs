@@ -90,7 +90,10 @@ pub(crate) trait Engine: Send {
         Ok(())
     }
 
-    /// Readable when [`Engine::reap`] has something.
+    /// The worker is about to wait for [`Engine::completion_fd`], or has done so.
+    fn sleeping(&mut self, _asleep: bool) {}
+
+    /// Readable when [`Engine::reap`] has something, while the worker sleeps.
     fn completion_fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }

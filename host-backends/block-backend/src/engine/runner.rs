@@ -86,6 +86,10 @@ impl<T: Default> Runner<T> {
         self.engine.pending()
     }
 
+    pub fn sleeping(&mut self, asleep: bool) {
+        self.engine.sleeping(asleep);
+    }
+
     pub fn completion_fd(&self) -> Option<BorrowedFd<'_>> {
         self.engine.completion_fd()
     }

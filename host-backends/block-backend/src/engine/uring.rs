@@ -6,10 +6,14 @@
     reason = "io_uring takes raw buffers that only the caller can vouch for"
 )]
 
+use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::atomic::fence;
 
+use guest_memory::EventFd;
 use io_uring::IoUring;
 use io_uring::opcode;
 use io_uring::squeue;
@@ -34,6 +38,9 @@ const IMAGE: Fixed = Fixed(0);
 pub(crate) struct UringEngine {
     image: Arc<Image>,
     ring: IoUring,
+    /// Signalled by completions while the worker sleeps. (A ring whose completions are deferred to the worker does not
+    /// wake the worker from a poll on the ring itself.)
+    event: EventFd,
     /// The ring starts disabled: the worker's first submission makes that thread the ring's only submitter.
     enabled: bool,
     queued: usize,
@@ -87,14 +94,20 @@ fn errno(error: std::io::Error) -> Errno {
 impl UringEngine {
     /// A ring for `depth` steps at a time.
     pub fn new(image: Arc<Image>, depth: u16) -> Result<Self, Errno> {
-        let ring = build(u32::from(depth.max(1)).next_power_of_two())?;
+        let mut ring = build(u32::from(depth.max(1)).next_power_of_two())?;
         ring.submitter()
             .register_files(&[image.file.as_raw_fd()])
             .map_err(errno)?;
+        let event = EventFd::new().map_err(|_| Errno::EMFILE)?;
+        ring.submitter()
+            .register_eventfd(event.as_fd().as_raw_fd())
+            .map_err(errno)?;
+        ring.completion().disable_eventfd();
         let cached = image.direct.is_none();
         Ok(Self {
             image,
             ring,
+            event,
             enabled: false,
             queued: 0,
             pending: 0,
@@ -322,8 +335,22 @@ impl Engine for UringEngine {
     }
 
     fn completion_fd(&self) -> Option<BorrowedFd<'_>> {
-        // SAFETY: the ring stays open as long as `self`, which the result borrows.
-        Some(unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) })
+        Some(self.event.as_fd())
+    }
+
+    fn sleeping(&mut self, asleep: bool) {
+        if !asleep {
+            self.ring.completion().disable_eventfd();
+            self.event.drain();
+            return;
+        }
+        self.ring.completion().enable_eventfd();
+        // The kernel looks at the flag after it noted a completion; we look for a completion after we set the flag.
+        fence(Ordering::SeqCst);
+        let waiting = self.ring.submission().taskrun() || !self.ring.completion().is_empty();
+        if self.pending != 0 && (waiting || self.queued != 0) {
+            self.event.notify();
+        }
     }
 
     fn pending(&self) -> usize {

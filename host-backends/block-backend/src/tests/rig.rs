@@ -17,6 +17,10 @@ use device_model::QueueSetup;
 use device_model::RingAddresses;
 use guest_memory::GuestMemory;
 use guest_memory::RegionSpec;
+use nix::poll::PollFd;
+use nix::poll::PollFlags;
+use nix::poll::PollTimeout;
+use nix::poll::poll;
 use nix::sys::memfd::MFdFlags;
 use nix::sys::memfd::memfd_create;
 use tempfile::NamedTempFile;
@@ -228,7 +232,21 @@ impl Rig {
             }
             assert!(start.elapsed() < PATIENCE, "the request hangs");
             self.kick();
+            if !self.done.contains_key(&id) && self.handler.in_flight() != 0 {
+                self.sleep();
+            }
         }
+    }
+
+    /// Sleeps as a worker does; completions in flight must wake it.
+    fn sleep(&mut self) {
+        self.handler.sleeping(true);
+        if let Some(fd) = self.handler.completion_fd() {
+            let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+            let woken = poll(&mut fds, PollTimeout::from(20_000_u16)).expect("a poll");
+            assert_eq!(woken, 1, "no completion wakes the worker");
+        }
+        self.handler.sleeping(false);
     }
 
     /// Sends one chain and waits for its answer.
