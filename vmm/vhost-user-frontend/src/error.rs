@@ -70,6 +70,9 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// The backend takes no queues of this size
+    #[error("The backend takes no queues of {0} entries")]
+    QueueSize(u16),
     /// The device settings are not usable
     #[error("Bad device settings: {0}")]
     Spec(&'static str),

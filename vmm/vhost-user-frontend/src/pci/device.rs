@@ -32,8 +32,9 @@ use crate::Result;
 use crate::session::QueueSetup;
 use crate::session::Session;
 
-/// Features that this transport provides, whatever the backend is: a queue reset is a stop and a start to it.
-const TRANSPORT_FEATURES: u64 = feature::RING_RESET;
+/// Features that this transport provides, whatever the backend is: a queue reset is a stop and a start to it, and the
+/// data of a notification does not reach it.
+const TRANSPORT_FEATURES: u64 = feature::RING_RESET | feature::NOTIFICATION_DATA;
 
 /// A virtio-pci function that a vhost-user backend serves.
 pub struct VhostUserDevice {

@@ -8,6 +8,8 @@ use std::os::fd::BorrowedFd;
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::Weak;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -25,7 +27,7 @@ use crate::Result;
 /// One end of a vhost-user connection.
 #[derive(Debug)]
 pub(crate) struct Channel {
-    stream: UnixStream,
+    stream: Arc<UnixStream>,
 }
 
 /// A received message.
@@ -58,7 +60,9 @@ impl Channel {
             Ok(stream)
         };
         match connect(path) {
-            Ok(stream) => Ok(Self { stream }),
+            Ok(stream) => Ok(Self {
+                stream: Arc::new(stream),
+            }),
             Err(source) => Err(Error::Connect {
                 path: path.to_owned(),
                 source,
@@ -70,7 +74,13 @@ impl Channel {
     pub(crate) fn pair() -> io::Result<(Self, UnixStream)> {
         let (stream, other) = UnixStream::pair()?;
         stream.set_nonblocking(true)?;
+        let stream = Arc::new(stream);
         Ok((Self { stream }, other))
+    }
+
+    /// The socket, for whoever has to cut the connection from outside.
+    pub(crate) fn stream(&self) -> Weak<UnixStream> {
+        Arc::downgrade(&self.stream)
     }
 
     /// Makes every wait on this connection end now, in whatever thread it is.

@@ -58,7 +58,9 @@ pub(crate) fn establish(shared: &Arc<Shared>) -> Result<(Link, Vec<u8>)> {
         reply: spec.reply_timeout,
         drain: spec.drain_timeout,
     };
-    let mut connection = Connection::new(Channel::connect(&spec.socket)?, timeouts);
+    let channel = Channel::connect(&spec.socket)?;
+    shared.set_stream(channel.stream());
+    let mut connection = Connection::new(channel, timeouts);
     let offered = connection.features()?;
     if offered & feature::VERSION_1 == 0 {
         return Err(Error::Missing("VIRTIO_F_VERSION_1"));

@@ -17,10 +17,13 @@ mod supervisor;
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::Weak;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -78,6 +81,8 @@ struct Shared {
     /// Apart from `state`, so that it can be read while a request waits for its reply.
     config: Mutex<Vec<u8>>,
     events: Arc<dyn Events>,
+    /// The latest socket, so that the end of the session need not wait for a backend that does not answer.
+    stream: Mutex<Weak<UnixStream>>,
     /// Wakes the supervisor.
     wake: EventFd,
     config_changed: AtomicBool,
@@ -108,6 +113,7 @@ impl Session {
             state: Mutex::new(state),
             config: Mutex::new(Vec::new()),
             events,
+            stream: Mutex::new(Weak::new()),
             wake,
             config_changed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
@@ -331,7 +337,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.shared.stopping.store(true, Ordering::Release);
-        self.shared.wake();
+        self.shared.cut_stream();
         self.shared.drop_link(&mut self.shared.lock());
         if let Some(supervisor) = self.supervisor.take() {
             // A panic there has been reported by the hook; there is nothing left to save.
@@ -355,6 +361,22 @@ impl Shared {
 
     fn wake(&self) {
         self.wake.signal();
+    }
+
+    /// Makes `stream` the one that the end of the session cuts, which may have come already.
+    fn set_stream(&self, stream: Weak<UnixStream>) {
+        *self.stream.lock().unwrap_or_else(PoisonError::into_inner) = stream;
+        if self.stopping.load(Ordering::Acquire) {
+            self.cut_stream();
+        }
+    }
+
+    fn cut_stream(&self) {
+        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(stream) = stream.upgrade() {
+            // An error means that it is cut already.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     }
 
     /// Runs `operation` on the connection, if there is one. A connection that breaks is dropped, and the supervisor

@@ -15,6 +15,7 @@ use nix::poll::PollTimeout;
 use vhost_user_protocol::feature::protocol;
 use virtio_spec::status;
 
+use super::SessionSpec;
 use super::Shared;
 use super::State;
 use super::compatible;
@@ -45,9 +46,22 @@ pub(crate) fn first_connection(shared: &Arc<Shared>) -> Result<()> {
             Err(error) => return Err(error),
         }
     };
+    check_queue_size(&shared.spec, &link)?;
     *shared.config() = config;
     install(&mut shared.lock(), link);
     Ok(())
+}
+
+/// The protocol has no question for the largest queue, but a backend that keeps a record refuses one that is too large.
+fn check_queue_size(spec: &SessionSpec, link: &Link) -> Result<()> {
+    if !link.connection.has(protocol::INFLIGHT_SHMFD) {
+        return Ok(());
+    }
+    let size = spec.queue_size_max;
+    match link.connection.inflight(link.queue_count, size) {
+        Err(Error::Refused(_)) => Err(Error::QueueSize(size)),
+        other => other.map(drop),
+    }
 }
 
 pub(crate) fn spawn(shared: &Arc<Shared>) -> Result<thread::JoinHandle<()>> {

@@ -3,6 +3,8 @@
 
 use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
 
 use vhost_user_protocol::FrontendMessage as Message;
 use vhost_user_protocol::Header;
@@ -155,14 +157,17 @@ fn a_false_answer_during_start_leads_to_a_reconnect() {
         Request::SetVringEnable,
     ] {
         for (bytes, files) in lies(request).into_iter().filter(|(_, files)| *files != 1) {
-            let backend = FakeBackend::scripted(move |connection, message| {
-                if connection == 0 && message.request() == request {
-                    Turn::Raw(bytes.clone(), files)
-                } else {
-                    Turn::Answer
-                }
-            });
+            let backend = FakeBackend::new();
             let session = connect(&backend).unwrap();
+            backend.set(|facts| {
+                facts.script = Box::new(move |connection, message| {
+                    if connection == 0 && message.request() == request {
+                        Turn::Raw(bytes.clone(), files)
+                    } else {
+                        Turn::Answer
+                    }
+                });
+            });
             match session.start(feature::VERSION_1, vec![queue(0, 64)]) {
                 Ok(()) => eventually("the replay", || backend.kicked(0)),
                 // A refusal (an answer that is not zero) is not a lie.
@@ -173,8 +178,44 @@ fn a_false_answer_during_start_leads_to_a_reconnect() {
 }
 
 #[test]
+fn a_session_ends_at_once_though_its_backend_does_not_answer() {
+    let backend = FakeBackend::scripted(|connection, message| match message {
+        Message::GetConfig(_) if connection > 0 => Turn::Silence,
+        Message::SetVringNum(_) if connection == 0 => Turn::Silence,
+        _ => Turn::Answer,
+    });
+    let mut spec = backend.spec();
+    spec.reply_timeout = Duration::from_secs(60);
+    let session = Session::connect(spec, Guest::new().memory(), Arc::new(())).unwrap();
+    let session = Arc::new(session);
+    backend.die();
+    eventually("the next attempt", || {
+        backend.heard_any(1, Request::GetConfig)
+    });
+    let begin = Instant::now();
+    drop(session);
+    assert!(begin.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn a_queue_size_that_the_backend_does_not_take_is_told_at_once() {
+    let backend = FakeBackend::scripted(|_, message| match message {
+        Message::GetInflightFd(inflight, _) if inflight.queue_size > 128 => {
+            Turn::Raw(Reply::Empty.encode(Request::GetInflightFd), 0)
+        }
+        _ => Turn::Answer,
+    });
+    let mut spec = backend.spec();
+    let connect = |spec| Session::connect(spec, Guest::new().memory(), Arc::new(()));
+    assert!(matches!(connect(spec.clone()), Err(Error::QueueSize(256))));
+    spec.queue_size_max = 128;
+    connect(spec).unwrap();
+}
+
+#[test]
 fn an_in_flight_reply_without_memory_means_no_record() {
     for reply in [
+        Reply::Empty,
         Reply::Inflight(Inflight::default(), 24),
         Reply::Inflight(
             Inflight {
@@ -184,11 +225,14 @@ fn an_in_flight_reply_without_memory_means_no_record() {
             24,
         ),
     ] {
-        let backend = FakeBackend::scripted(move |_, message| match message {
-            Message::GetInflightFd(..) => Turn::Raw(reply.encode(Request::GetInflightFd), 0),
-            _ => Turn::Answer,
-        });
+        let backend = FakeBackend::new();
         let session = connect(&backend).unwrap();
+        backend.set(|facts| {
+            facts.script = Box::new(move |_, message| match message {
+                Message::GetInflightFd(..) => Turn::Raw(reply.encode(Request::GetInflightFd), 0),
+                _ => Turn::Answer,
+            });
+        });
         session
             .start(feature::VERSION_1, vec![queue(0, 64)])
             .unwrap();

@@ -522,6 +522,34 @@ fn a_ring_outside_memory_breaks_the_device_until_it_is_reset() {
     backend.wait_for_kick(0);
 }
 
+/// RELIABILITY row 14: DMA to the device's own registers.
+#[test]
+fn row_14_a_ring_in_the_devices_own_bar_is_not_memory() {
+    let backend = backend();
+    for structure in [cap_type::COMMON, cap_type::NOTIFY] {
+        let mut guest = Guest::new(&backend);
+        guest.negotiate(feature::VERSION_1);
+        let at = BAR_ADDRESS + guest.structures[&structure];
+        guest.set_common(common::QUEUE_DEVICE, &at.to_le_bytes());
+        guest.set_common(common::QUEUE_DESC, &0x1_0000u64.to_le_bytes());
+        guest.set_common(common::QUEUE_DRIVER, &0x2_0000u64.to_le_bytes());
+        guest.set_common(common::QUEUE_ENABLE, &1u16.to_le_bytes());
+        guest.set_status(status::DRIVER_OK);
+        assert_ne!(guest.status() & status::DEVICE_NEEDS_RESET, 0);
+    }
+    assert!((0..2).all(|connection| !backend.heard_any(connection, Request::SetVringAddr)));
+}
+
+#[test]
+fn notification_data_is_offered_only_on_request() {
+    let backend = backend();
+    let mut guest = Guest::new(&backend);
+    guest.set_common(common::DEVICE_FEATURE_SELECT, &1u32.to_le_bytes());
+    let high = u32::from_le_bytes(guest.common(common::DEVICE_FEATURE));
+    assert_eq!(u64::from(high) << 32 & feature::NOTIFICATION_DATA, 0);
+    assert_ne!(u64::from(high) << 32 & feature::RING_RESET, 0);
+}
+
 #[test]
 fn a_ring_that_the_backend_rejects_breaks_the_device_and_tells_the_driver() {
     let backend = backend();
