@@ -7,6 +7,7 @@ mod exit;
 mod loader;
 mod options;
 mod run;
+mod sandbox;
 mod signals;
 mod status;
 mod vm_config;

@@ -77,6 +77,9 @@ pub(crate) struct RunOptions {
     /// Seconds that a guest has to switch off after SIGTERM [default: 10].
     #[arg(long, value_name = "SECONDS")]
     pub(crate) shutdown_timeout: Option<u64>,
+    /// Confine the VMM itself with seccomp and Landlock [default: on].
+    #[arg(long, value_enum)]
+    pub(crate) sandbox: Option<Sandbox>,
     /// Status lines on standard error as JSON, one object per line.
     #[arg(long)]
     #[serde(skip)]
@@ -217,6 +220,16 @@ impl TryFrom<String> for Serial {
     fn try_from(text: String) -> Result<Self, String> {
         text.parse()
     }
+}
+
+/// Whether the VMM confines itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Sandbox {
+    /// Only the files and system calls that a VM needs.
+    On,
+    /// Nothing beyond the user's permissions.
+    Off,
 }
 
 /// What a reset of the guest does.

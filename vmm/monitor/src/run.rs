@@ -3,6 +3,7 @@
 //! One rule: everything that can fail before the guest starts has its own exit code and says what to do.
 
 use std::fs::File;
+use std::io::IsTerminal;
 use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
@@ -23,6 +24,7 @@ use crate::options::DiskOptions;
 use crate::options::OnReset;
 use crate::options::RunOptions;
 use crate::options::Serial;
+use crate::sandbox;
 use crate::signals;
 use crate::status::Event;
 use crate::status::Status;
@@ -53,6 +55,8 @@ enum Error {
         what: &'static str,
         source: std::io::Error,
     },
+    #[error(transparent)]
+    Sandbox(#[from] sandbox::Error),
     #[error("{0}")]
     Guest(String),
 }
@@ -63,7 +67,9 @@ impl Error {
             Self::Usage(_) => exit::USAGE,
             Self::Load(_) | Self::Serial { .. } => exit::NO_INPUT,
             Self::Machine(machine::Error::Cpus { .. }) => exit::USAGE,
-            Self::Machine(_) | Self::Disk { .. } | Self::Process { .. } => exit::UNAVAILABLE,
+            Self::Machine(_) | Self::Disk { .. } | Self::Process { .. } | Self::Sandbox(_) => {
+                exit::UNAVAILABLE
+            }
             Self::Guest(_) => exit::FAILED,
         }
     }
@@ -100,6 +106,7 @@ fn start_log() {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .try_init();
 }
 
@@ -113,6 +120,13 @@ fn run_to_end(options: RunOptions, status: Status) -> Result<(&'static str, u8),
         serial: serial_output(&config.serial)?,
         debug_exit: config.debug_exit,
     })?;
+    if config.sandbox {
+        let readable: Vec<_> = [Some(&config.kernel), config.initrd.as_ref()]
+            .into_iter()
+            .flatten()
+            .collect();
+        sandbox::close(&readable)?;
+    }
     for disk in &config.disks {
         add_disk(&mut machine, disk)?;
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::options::DiskOptions;
 use crate::options::OnReset;
 use crate::options::RunOptions;
+use crate::options::Sandbox;
 use crate::options::Serial;
 use crate::options::Size;
 
@@ -27,6 +28,7 @@ pub(crate) struct VmConfig {
     pub(crate) on_reset: OnReset,
     pub(crate) debug_exit: bool,
     pub(crate) shutdown_timeout: Duration,
+    pub(crate) sandbox: bool,
 }
 
 /// Reads the file that the options name, if any, merges and validates. The error is all that is wrong, one per line.
@@ -75,6 +77,7 @@ fn merge(file: RunOptions, flags: RunOptions) -> RunOptions {
         on_reset: flags.on_reset.or(file.on_reset),
         debug_exit: flags.debug_exit.or(file.debug_exit),
         shutdown_timeout: flags.shutdown_timeout.or(file.shutdown_timeout),
+        sandbox: flags.sandbox.or(file.sandbox),
         json: flags.json,
     }
 }
@@ -127,6 +130,7 @@ fn validate(options: RunOptions) -> Result<VmConfig, String> {
         on_reset: options.on_reset.unwrap_or(OnReset::Restart),
         debug_exit: options.debug_exit.unwrap_or(false),
         shutdown_timeout: Duration::from_secs(options.shutdown_timeout.unwrap_or(10)),
+        sandbox: options.sandbox != Some(Sandbox::Off),
     })
 }
 

@@ -40,7 +40,7 @@ fn flags_alone_describe_a_vm() {
     .unwrap();
     assert_eq!(config.memory, 1 << 30);
     assert_eq!(config.cpus, 2);
-    assert!(config.debug_exit);
+    assert!(config.debug_exit && config.sandbox);
     assert_eq!(config.disks[0], "socket=/a".parse().unwrap());
     assert_eq!(config.disks[1].queues, 4);
     assert_eq!(config.disks[1].queue_size, 512);
@@ -51,7 +51,7 @@ fn flags_alone_describe_a_vm() {
 fn every_flag_is_a_key_of_the_file_and_flags_win() {
     let (folder, path) = file(
         "name = 'n'\nkernel = 'k'\ninitrd = '/i'\ncmdline = 'c'\nmemory = '64M'\ncpus = 3\nserial = 'file:s'\n\
-         on-reset = 'exit'\ndebug-exit = true\nshutdown-timeout = 5\n[[disk]]\nsocket = 'd'\nqueue-size = 64\n",
+         on-reset = 'exit'\ndebug-exit = true\nshutdown-timeout = 5\nsandbox = 'off'\n[[disk]]\nsocket = 'd'\nqueue-size = 64\n",
     );
     let path = path.to_str().unwrap();
     let config = resolve(flags(&[path, "--cpus", "1", "--disk", "socket=/e"])).unwrap();
@@ -61,6 +61,7 @@ fn every_flag_is_a_key_of_the_file_and_flags_win() {
     assert_eq!((config.cpus, config.memory), (1, 64 << 20));
     assert_eq!(config.on_reset, OnReset::Exit);
     assert_eq!(config.shutdown_timeout, Duration::from_secs(5));
+    assert!(!config.sandbox);
     let sockets: Vec<_> = config
         .disks
         .iter()
