@@ -147,7 +147,14 @@ fn converse(stream: &UnixStream, control: &dyn Control) -> std::io::Result<()> {
         if text.is_empty() {
             continue;
         }
-        let answer = match parse(text).and_then(|command| control.execute(command)) {
+        let command = parse(text);
+        if command == Ok(Command::Stop) {
+            // The answer goes out while there still is a process.
+            writeln!(writer, "{}", json!({"ok": "stopping"}))?;
+            let stopped = control.execute(Command::Stop);
+            return stopped.map(drop).map_err(std::io::Error::other);
+        }
+        let answer = match command.and_then(|command| control.execute(command)) {
             Ok(value) => json!({ "ok": value }),
             Err(error) => json!({ "error": error }),
         };
