@@ -13,6 +13,9 @@ use std::io::Read;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use std::time::Instant;
@@ -21,43 +24,82 @@ use std::time::Instant;
 const MAX_STATE: usize = 1 << 20;
 /// How long a transfer may take in all.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// How long it may go on once the front-end asks how it went, which it does after closing its end.
+const GRACE: Duration = Duration::from_millis(500);
+/// How often the helper looks whether it is still wanted.
+const STEP: Duration = Duration::from_millis(50);
 
 /// A transfer under way.
 pub(crate) struct StateTransfer {
-    thread: JoinHandle<Result<Option<Vec<u8>>, Error>>,
+    thread: Option<JoinHandle<Result<Option<Vec<u8>>, Error>>>,
+    limit: Arc<Limit>,
+}
+
+/// When the helper has to give up.
+struct Limit {
+    deadline: Mutex<Instant>,
+}
+
+impl Limit {
+    fn left(&self) -> Duration {
+        let deadline = *self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
+        deadline.saturating_duration_since(Instant::now())
+    }
+
+    fn shorten(&self, time: Duration) {
+        let mut deadline = self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
+        *deadline = (*deadline).min(Instant::now() + time);
+    }
 }
 
 impl StateTransfer {
     /// Writes `state` into `fd` and closes it.
     pub(crate) fn save(fd: OwnedFd, state: Vec<u8>) -> Result<Self, Error> {
         let file = nonblocking(fd)?;
-        Self::spawn(move || write_all(file, &state).map(|()| None))
+        Self::spawn(move |limit| write_all(file, &state, limit).map(|()| None))
     }
 
     /// Reads a state from `fd` until its end.
     pub(crate) fn load(fd: OwnedFd) -> Result<Self, Error> {
         let file = nonblocking(fd)?;
-        Self::spawn(move || read_all(file).map(Some))
+        Self::spawn(move |limit| read_all(file, limit).map(Some))
     }
 
     fn spawn(
-        body: impl FnOnce() -> Result<Option<Vec<u8>>, Error> + Send + 'static,
+        body: impl FnOnce(&Limit) -> Result<Option<Vec<u8>>, Error> + Send + 'static,
     ) -> Result<Self, Error> {
+        let limit = Arc::new(Limit {
+            deadline: Mutex::new(Instant::now() + DEADLINE),
+        });
+        let theirs = limit.clone();
         let thread = std::thread::Builder::new()
             .name("device-state".to_owned())
-            .spawn(body);
-        let thread = thread.map_err(|source| Error::Io {
-            what: "starting a thread",
-            source,
-        })?;
-        Ok(Self { thread })
+            .spawn(move || body(&theirs))
+            .map_err(|source| Error::Io {
+                what: "starting a thread",
+                source,
+            })?;
+        Ok(Self {
+            thread: Some(thread),
+            limit,
+        })
     }
 
-    /// Waits for the end, which is near: the deadline bounds it. `Some` holds a state to load.
-    pub(crate) fn finish(self) -> Result<Option<Vec<u8>>, Error> {
-        self.thread
-            .join()
-            .unwrap_or(Err(Error::State("the transfer failed")))
+    /// Waits for the end, which is near. `Some` holds a state to load.
+    pub(crate) fn finish(mut self) -> Result<Option<Vec<u8>>, Error> {
+        self.limit.shorten(GRACE);
+        let outcome = self.thread.take().map(JoinHandle::join);
+        match outcome {
+            Some(Ok(result)) => result,
+            _ => Err(Error::State("the transfer failed")),
+        }
+    }
+}
+
+impl Drop for StateTransfer {
+    /// A transfer that nobody asks about any more ends soon, by itself.
+    fn drop(&mut self) {
+        self.limit.shorten(Duration::ZERO);
     }
 }
 
@@ -70,28 +112,26 @@ fn nonblocking(fd: OwnedFd) -> Result<File, Error> {
     Ok(File::from(fd))
 }
 
-fn write_all(mut file: File, state: &[u8]) -> Result<(), Error> {
-    let deadline = Instant::now() + DEADLINE;
+fn write_all(mut file: File, state: &[u8], limit: &Limit) -> Result<(), Error> {
     let mut rest = state;
     while !rest.is_empty() {
         match file.write(rest) {
             Ok(0) => return Err(Error::State("the descriptor takes no bytes")),
             Ok(n) => rest = rest.get(n..).unwrap_or(&[]),
-            Err(error) => wait_or_fail(&file, error, PollFlags::POLLOUT, deadline)?,
+            Err(error) => wait_or_fail(&file, error, PollFlags::POLLOUT, limit)?,
         }
     }
     Ok(())
 }
 
-fn read_all(mut file: File) -> Result<Vec<u8>, Error> {
-    let deadline = Instant::now() + DEADLINE;
+fn read_all(mut file: File, limit: &Limit) -> Result<Vec<u8>, Error> {
     let mut state = Vec::new();
     let mut chunk = [0; 4096];
     loop {
         match file.read(&mut chunk) {
             Ok(0) => return Ok(state),
             Ok(n) => state.extend_from_slice(chunk.get(..n).unwrap_or(&[])),
-            Err(error) => wait_or_fail(&file, error, PollFlags::POLLIN, deadline)?,
+            Err(error) => wait_or_fail(&file, error, PollFlags::POLLIN, limit)?,
         }
         if state.len() > MAX_STATE {
             return Err(Error::State("it is too long"));
@@ -103,7 +143,7 @@ fn wait_or_fail(
     file: &File,
     error: io::Error,
     flags: PollFlags,
-    deadline: Instant,
+    limit: &Limit,
 ) -> Result<(), Error> {
     match error.kind() {
         io::ErrorKind::Interrupted => return Ok(()),
@@ -115,11 +155,11 @@ fn wait_or_fail(
             });
         }
     }
-    let left = deadline.saturating_duration_since(Instant::now());
+    let left = limit.left();
     if left.is_zero() {
         return Err(Error::State("the transfer took too long"));
     }
-    let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+    let timeout = PollTimeout::try_from(left.min(STEP)).unwrap_or(PollTimeout::MAX);
     let _ = nix::poll::poll(&mut [PollFd::new(file.as_fd(), flags)], timeout);
     Ok(())
 }

@@ -212,9 +212,6 @@ impl Session {
             ));
         }
         let fd = fd.ok_or(Refusal::FdCount(0))?;
-        if let Some(old) = self.transfer.take() {
-            let _ = old.finish();
-        }
         self.transfer = Some(match transfer.direction {
             TransferDirection::Save => StateTransfer::save(fd, self.device.save_state()?)?,
             TransferDirection::Load => StateTransfer::load(fd)?,
