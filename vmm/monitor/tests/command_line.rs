@@ -6,6 +6,10 @@
 use std::process::Command;
 
 /// Exit code, standard output, standard error.
+#[expect(
+    clippy::unwrap_used,
+    reason = "a program that cannot be started fails the test"
+)]
 fn paravane(arguments: &[&str]) -> (i32, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_paravane"))
         .args(arguments)
