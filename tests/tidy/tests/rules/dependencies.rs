@@ -41,7 +41,7 @@ const EDGES: &[(&str, u8, &[&str])] = &[
     ("loopback",            9, &["virtio-spec", "virtqueue", "driver-platform", "virtio-pci", "block-driver", "driver-fakes", "guest-memory", "device-model", "block-backend"]),
     ("protocol",            9, &["virtio-spec", "virtqueue", "vhost-user-protocol", "guest-memory", "device-model", "vhost-user-server", "block-backend", "vhost-user-frontend"]),
     ("probe-guest",         9, GUEST),
-    ("vm",                  8, &[]),
+    ("vm",                  8, &["machine"]),
     ("bench",               9, &["virtio-spec"]),
     ("xtask",               9, &["vm"]),
 ];
