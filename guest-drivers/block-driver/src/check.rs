@@ -58,16 +58,7 @@ pub(crate) fn plan(
         Operation::Raw {
             request_type,
             sector,
-        } => Ok(Plan {
-            request_type,
-            sector,
-            payload: match len {
-                None => Payload::None,
-                Some(0) => return Err(Refusal::Unaligned),
-                Some(_) if request_type % 2 == 1 => Payload::Data(Direction::ToDevice),
-                Some(_) => Payload::Data(Direction::FromDevice),
-            },
-        }),
+        } => plan_raw(request_type, sector, len),
         _ if len.is_some() => Err(Refusal::BadBuffer),
         Operation::Flush if !info.flush => Err(Refusal::Unsupported),
         Operation::Flush => Ok(Plan {
@@ -103,6 +94,21 @@ pub(crate) fn plan(
             plan_range(info, capacity, request_type::WRITE_ZEROES, sector, range)
         }
     }
+}
+
+/// Whether the device reads or writes a raw request's buffer is in the type's lowest bit.
+fn plan_raw(request_type: u32, sector: u64, len: Option<u64>) -> Result<Plan, Refusal> {
+    let payload = match len {
+        None => Payload::None,
+        Some(0) => return Err(Refusal::Unaligned),
+        Some(_) if request_type % 2 == 1 => Payload::Data(Direction::ToDevice),
+        Some(_) => Payload::Data(Direction::FromDevice),
+    };
+    Ok(Plan {
+        request_type,
+        sector,
+        payload,
+    })
 }
 
 fn plan_range(

@@ -25,12 +25,12 @@ use virtqueue::RingError;
 use virtqueue::RingMemory;
 
 use crate::config::DiskInfo;
+use crate::counters::Counters;
 use crate::error::Error;
 use crate::memory::QueueMemory;
 use crate::options::Options;
 use crate::options::WANTED_FEATURES;
 use crate::queue::BlockQueue;
-use crate::queue::Counters;
 use crate::segments::Limits;
 use crate::segments::Segments;
 use crate::table::Table;

@@ -16,6 +16,7 @@ extern crate alloc;
 
 mod check;
 mod config;
+mod counters;
 mod driver;
 mod error;
 mod memory;
@@ -27,6 +28,7 @@ mod segments;
 mod table;
 
 pub use config::DiskInfo;
+pub use counters::Counters;
 pub use driver::BlockDriver;
 pub use driver::ConfigChange;
 pub use driver::StartFailure;
@@ -36,7 +38,6 @@ pub use error::RequestError;
 pub use options::Options;
 pub use options::WANTED_FEATURES;
 pub use queue::BlockQueue;
-pub use queue::Counters;
 pub use recovery::Quiesced;
 pub use recovery::ResetProgress;
 pub use request::Completion;

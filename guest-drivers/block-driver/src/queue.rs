@@ -22,6 +22,7 @@ use crate::check;
 use crate::check::Payload;
 use crate::check::Plan;
 use crate::config::DiskInfo;
+use crate::counters::Counters;
 use crate::error::Error;
 use crate::error::Refusal;
 use crate::error::RequestError;
@@ -34,23 +35,10 @@ use crate::request::Success;
 use crate::segments::Limits;
 use crate::segments::Segments;
 use crate::table::Pending;
+use crate::table::RangeOf;
+use crate::table::RangePart;
 use crate::table::RangeRest;
 use crate::table::Table;
-
-/// What a queue has done, for diagnosis and tests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Chains made available.
-    pub chains: u64,
-    /// Batches published.
-    pub batches: u64,
-    /// Doorbells rung.
-    pub doorbells: u64,
-    /// Requests returned to the shell.
-    pub completions: u64,
-    /// Unknown or missing status bytes.
-    pub bad_status: u64,
-}
 
 /// One request queue of a disk.
 pub struct BlockQueue<P: Dma<Span = RingMemory>, B> {
@@ -509,17 +497,4 @@ impl<P: Dma<Span = RingMemory>, B: Mmio> BlockQueue<P, B> {
             }
         }
     }
-}
-
-/// A range of sectors to discard or zero.
-struct RangeOf {
-    sector: u64,
-    sectors: u64,
-    per_request: u32,
-    flags: u32,
-}
-
-struct RangePart {
-    rest: Option<RangeRest>,
-    ok: bool,
 }

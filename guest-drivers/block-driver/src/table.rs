@@ -19,6 +19,20 @@ pub(crate) struct RangeRest {
     pub(crate) flags: u32,
 }
 
+/// A range of sectors to discard or zero.
+pub(crate) struct RangeOf {
+    pub(crate) sector: u64,
+    pub(crate) sectors: u64,
+    pub(crate) per_request: u32,
+    pub(crate) flags: u32,
+}
+
+/// What of a range was issued, and what is left.
+pub(crate) struct RangePart {
+    pub(crate) rest: Option<RangeRest>,
+    pub(crate) ok: bool,
+}
+
 /// A request that is under way; lives in its head slot.
 #[derive(Debug)]
 pub(crate) struct Pending<B> {

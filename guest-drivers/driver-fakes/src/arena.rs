@@ -2,6 +2,7 @@
 //!
 //! Rule: what is not allocated now is out of the device's reach, is filled with [`FREED`], and is not used again at once.
 #![expect(unsafe_code, reason = "RingMemory is made from a raw pointer")]
+use std::any::Any;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -36,8 +37,8 @@ pub struct Arena {
     memory: RingMemory,
     base: u64,
     state: Arc<Mutex<State>>,
-    /// Keeps the memory alive when the arena owns it.
-    _owner: Option<Arc<Owner>>,
+    /// Keeps the memory alive.
+    _owner: Arc<dyn Any + Send + Sync>,
 }
 
 #[derive(Debug)]
@@ -52,14 +53,11 @@ impl Arena {
         // SAFETY: the words live in a heap block that `_owner` keeps as long as the arena or a clone exists, nobody else looks at
         // them, and whatever holds a span (queues, the fake device) holds a clone too.
         let memory = unsafe { RingMemory::new(start, words * 8) };
-        Self {
-            _owner: Some(Arc::new(owner)),
-            ..Self::over(memory, base)
-        }
+        Self::over(memory, base, Arc::new(owner))
     }
 
-    /// An arena over memory that someone else keeps alive, at device address `base`.
-    pub fn over(memory: RingMemory, base: u64) -> Self {
+    /// An arena over memory that `owner` keeps alive, at device address `base`.
+    pub fn over(memory: RingMemory, base: u64, owner: Arc<dyn Any + Send + Sync>) -> Self {
         let state = State {
             live: Vec::new(),
             cursor: 0,
@@ -69,7 +67,7 @@ impl Arena {
             memory,
             base,
             state: Arc::new(Mutex::new(state)),
-            _owner: None,
+            _owner: owner,
         }
     }
 

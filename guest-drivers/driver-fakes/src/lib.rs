@@ -5,6 +5,7 @@
 //! an assertion when the driver maps twice, forgets to unmap or releases what it does not own.
 
 mod arena;
+mod direct;
 mod disk;
 mod function;
 mod platform;
@@ -13,6 +14,8 @@ mod registers;
 
 pub use arena::Arena;
 pub use arena::DeviceMemory;
+pub use direct::DirectBuffer;
+pub use direct::DirectPlatform;
 pub use disk::FakeDisk;
 pub use disk::Habits;
 pub use function::FakeBar;

@@ -392,7 +392,7 @@ impl Storm {
     fn new(seed: u64, features: u64) -> Self {
         let mut rig = rig(seed, features);
         rig.platform.exhausted_one_in = 50;
-        rig.platform.odd_pieces = seed % 2 == 1;
+        rig.platform.odd_pieces = !seed.is_multiple_of(2);
         rig.disk.habits = Habits {
             reorders: true,
             delays_one_in: 3,

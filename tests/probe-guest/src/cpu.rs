@@ -18,6 +18,7 @@ const SPURIOUS: usize = 255;
 const INVALID_OPCODE: usize = 6;
 const STUB: u64 = 16;
 
+// SAFETY: `boot.s` and the linker script define these symbols as declared.
 unsafe extern "C" {
     static irq_stub: u8;
     static exception_stubs: u8;

@@ -10,6 +10,7 @@ use core::sync::atomic::Ordering;
 #[repr(C, align(4096))]
 struct Table([AtomicU64; 512]);
 
+// SAFETY: `boot.s` and the linker script define these symbols as declared.
 unsafe extern "C" {
     static page_map: Table;
 }

@@ -18,6 +18,7 @@ const DEFAULT_END: u64 = 64 << 20;
 const LOW_END: u64 = 0xc000_0000;
 const COMMAND_LINE_MAX: usize = 2048;
 
+// SAFETY: `boot.s` and the linker script define these symbols as declared.
 unsafe extern "C" {
     static image_end: u8;
 }

@@ -1,0 +1,187 @@
+//! The backend's session, reduced to what the registers of the fake function say.
+//!
+//! Rule: the calls come in the order and with the arguments of a vhost-user session: features, queues when they are enabled, drain
+//! before anything stops, nothing after a reset.
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anyhow::Context;
+use device_model::Device;
+use device_model::InflightRegion;
+use device_model::Queue;
+use device_model::QueueCounters;
+use device_model::QueueHandler;
+use device_model::QueueSetup;
+use device_model::RingAddresses;
+use driver_fakes::FakeFunction;
+use driver_fakes::Layout;
+use driver_fakes::Registers;
+use guest_memory::GuestMemory;
+use virtio_spec::feature;
+use virtqueue::ChainBatch;
+use virtqueue::Format;
+use virtqueue::QueueConfig;
+
+/// Features of the transport, which the front-end adds to what the device offers.
+const TRANSPORT: u64 = feature::RING_RESET | feature::NOTIFICATION_DATA;
+
+struct Live {
+    epoch: u64,
+    queue: Queue,
+    handler: Box<dyn QueueHandler>,
+}
+
+/// A device served on the calling thread.
+pub struct Backend {
+    device: Arc<dyn Device>,
+    memory: Arc<GuestMemory>,
+    function: FakeFunction,
+    inflight: InflightRegion,
+    live: HashMap<u16, Live>,
+    /// Vring bases of queues that were stopped or killed, by index.
+    bases: HashMap<u16, (u64, u32)>,
+}
+
+impl Backend {
+    /// A backend for `device`, and the function that a driver finds it behind.
+    ///
+    /// # Errors
+    /// No memory for the in-flight record.
+    pub fn new(
+        device: Arc<dyn Device>,
+        memory: Arc<GuestMemory>,
+    ) -> anyhow::Result<(Self, FakeFunction)> {
+        let mut config = vec![0; device.config_size() as usize];
+        device.read_config(0, &mut config);
+        let offered =
+            device.features() & !feature::VHOST_USER_PROTOCOL_FEATURES & !(1 << 26) | TRANSPORT;
+        let registers = Registers::new(
+            offered,
+            config,
+            device.queue_count(),
+            device.queue_size_max(),
+        );
+        let device_type = u16::try_from(device.device_id())?;
+        let function = FakeFunction::new(device_type, registers, Layout::default());
+        let (inflight, _) =
+            InflightRegion::create(device.queue_count(), device.queue_size_max(), None)?;
+        let backend = Self {
+            device,
+            memory,
+            function: function.clone(),
+            inflight,
+            live: HashMap::new(),
+            bases: HashMap::new(),
+        };
+        Ok((backend, function))
+    }
+
+    /// Lets one queue work once. Returns whether anything was taken or completed.
+    ///
+    /// # Errors
+    /// The driver broke the ring, or the queue cannot be started.
+    pub fn serve(&mut self, index: u16) -> anyhow::Result<bool> {
+        let Some((registers, features)) = self.registers(index) else {
+            self.live.remove(&index);
+            self.bases.remove(&index);
+            return Ok(false);
+        };
+        if self
+            .live
+            .get(&index)
+            .is_none_or(|live| live.epoch != registers.epoch)
+        {
+            let live = self.start(index, &registers, features)?;
+            self.live.insert(index, live);
+        }
+        let live = self.live.get_mut(&index).context("just inserted")?;
+        Ok(live.handler.run(&mut live.queue, &self.memory)?.any())
+    }
+
+    /// Finishes what is in flight on all queues, as a session does before it stops a ring.
+    ///
+    /// # Errors
+    /// The driver broke the ring.
+    pub fn drain(&mut self) -> anyhow::Result<()> {
+        for live in self.live.values_mut() {
+            live.handler.drain(&mut live.queue, &self.memory)?;
+        }
+        Ok(())
+    }
+
+    /// Dies after it took up to `taken` more requests of each queue and staged the completion of up to `staged` of those; none of that
+    /// is visible to the driver, only the in-flight record tells the successor, which the next `serve` starts.
+    ///
+    /// # Errors
+    /// The driver broke the ring.
+    pub fn kill(&mut self, taken: usize, staged: usize) -> anyhow::Result<()> {
+        for (index, mut live) in self.live.drain() {
+            let mut batch = ChainBatch::with_capacity(taken, 64);
+            live.queue.take(&mut batch, taken)?;
+            for chain in batch.iter().take(staged) {
+                live.queue.complete(chain.token, 0)?;
+            }
+            self.bases.insert(index, (live.epoch, live.queue.base()));
+            // The handler's own clean-up must not finish anything.
+            std::mem::forget(live);
+        }
+        Ok(())
+    }
+
+    /// Asks one queue's driver for notifications; true when there is work already.
+    pub fn arm(&mut self, index: u16) -> bool {
+        self.live
+            .get_mut(&index)
+            .is_some_and(|live| live.queue.arm())
+    }
+
+    fn registers(&self, index: u16) -> Option<(driver_fakes::QueueRegisters, u64)> {
+        let registers = self.function.registers();
+        let queue = registers.queues.get(usize::from(index))?.clone();
+        (registers.is_live() && queue.enabled).then_some((queue, registers.accepted))
+    }
+
+    fn start(
+        &self,
+        index: u16,
+        registers: &driver_fakes::QueueRegisters,
+        features: u64,
+    ) -> anyhow::Result<Live> {
+        self.device.acked(features & !TRANSPORT);
+        let config = QueueConfig::from_features(registers.size, features)?;
+        let addresses = RingAddresses {
+            descriptors: registers.descriptors,
+            driver: registers.driver,
+            device: registers.device,
+            log: None,
+        };
+        let fresh = if config.format == Format::Packed {
+            0x8000_8000
+        } else {
+            0
+        };
+        let former = self
+            .bases
+            .get(&index)
+            .filter(|(epoch, _)| *epoch == registers.epoch);
+        let record = self.inflight.record(index, config.format)?;
+        if former.is_none() {
+            record.forget();
+        }
+        let queue = Queue::new(QueueSetup {
+            config,
+            addresses,
+            base: former.map_or(fresh, |&(_, base)| base),
+            memory: self.memory.clone(),
+            record: Some(record),
+            call: None,
+            counters: Arc::new(QueueCounters::default()),
+        })?;
+        let handler = self.device.start_queue(index, features)?;
+        Ok(Live {
+            epoch: registers.epoch,
+            queue,
+            handler,
+        })
+    }
+}
