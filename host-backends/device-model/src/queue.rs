@@ -338,8 +338,9 @@ fn starting_state(config: &QueueConfig, rings: &Rings, base: u32) -> Result<Queu
         }
         Format::Packed => {
             let (avail, used) = (base as u16, (base >> 16) as u16);
-            // Front-ends that know only 16 bits of the base send the available half; drained, both are equal.
-            let state = if used == 0 && avail & 0x8000 != 0 {
+            // Front-ends that know only 16 bits of the base send the available half. A queue that was drained has
+            // both halves equal, and one that was not has a record.
+            let state = if used == 0 {
                 rewound(avail)
             } else {
                 rewound(used)

@@ -44,92 +44,116 @@ impl Random {
     }
 }
 
-fn message(random: &mut Random, guest: &Guest, areas: [u64; 3]) -> M {
-    let index = random.pick(&[0, 0, 0, 1, 2, 0xff, 0x1_0000]);
-    let num = random.pick(&[0, 1, 1, 64, 64, 128, 3, 0xffff]);
-    let state = VringState { index, num };
-    let ring = VringFd(u64::from(index & 0xff) | random.pick(&[0, 0, 0, 0x100, 0x200]));
-    let mut region = guest.region();
-    if random.below(3) == 0 {
-        region = MemoryRegion {
-            guest_addr: random.number() << 12,
-            ..region
-        };
+/// Payloads for one message, drawn anew each time.
+struct Parts {
+    state: VringState,
+    ring: VringFd,
+    region: MemoryRegion,
+    inflight: Inflight,
+    address: VringAddress,
+    config: ConfigSpace,
+    transfer: DeviceStateTransfer,
+    features: u64,
+}
+
+impl Parts {
+    fn draw(random: &mut Random, guest: &Guest, areas: [u64; 3]) -> Self {
+        let index = random.pick(&[0, 0, 0, 1, 2, 0xff, 0x1_0000]);
+        let mut region = guest.region();
+        if random.below(3) == 0 {
+            region = MemoryRegion {
+                guest_addr: random.number() << 12,
+                ..region
+            };
+        }
+        let [descriptor, available, used] = areas;
+        let used = used + random.pick(&[0, 0, 0, 1, 4096, 1 << 40]);
+        let (flags, log) = (random.below(2) as u32, random.number());
+        let size = random.pick(&[0, 4, 60, 256]);
+        let offset = random.pick(&[0, 0x100, 8, u32::MAX]);
+        let direction = random.pick(&[TransferDirection::Save, TransferDirection::Load]);
+        let logging = QueueShape::SPLIT.features | 1 << 26 | 1 << 30;
+        Self {
+            state: VringState {
+                index,
+                num: random.pick(&[0, 1, 1, 64, 64, 128, 3, 0xffff]),
+            },
+            ring: VringFd(u64::from(index & 0xff) | random.pick(&[0, 0, 0, 0x100, 0x200])),
+            region,
+            inflight: Inflight {
+                mmap_size: random.pick(&[0, 4096, 1 << 20, u64::MAX]),
+                mmap_offset: random.pick(&[0, 0, 64, u64::MAX]),
+                num_queues: random.pick(&[0, 1, 2, 3]),
+                queue_size: random.pick(&[0, 64, 128, u16::MAX]),
+                padding: [0; 4],
+            },
+            address: VringAddress {
+                index,
+                flags,
+                descriptor,
+                used,
+                available,
+                log,
+            },
+            config: ConfigSpace {
+                offset,
+                size,
+                flags: 0,
+                data: vec![7; size as usize],
+            },
+            transfer: DeviceStateTransfer {
+                direction,
+                phase: DeviceStatePhase::Stopped,
+            },
+            features: random.pick(&[
+                QueueShape::SPLIT.features,
+                QueueShape::PACKED.features,
+                logging,
+                0,
+                u64::MAX,
+            ]),
+        }
     }
-    let inflight = Inflight {
-        mmap_size: random.pick(&[0, 4096, 1 << 20, u64::MAX]),
-        mmap_offset: random.pick(&[0, 0, 64, u64::MAX]),
-        num_queues: random.pick(&[0, 1, 2, 3]),
-        queue_size: random.pick(&[0, 64, 128, u16::MAX]),
-        padding: [0; 4],
-    };
-    let [descriptor, available, used] = areas;
-    let skew = random.pick(&[0, 0, 0, 1, 4096, 1 << 40]);
-    let flags = random.below(2) as u32;
-    let address = VringAddress {
-        index,
-        flags,
-        descriptor,
-        available,
-        used: used + skew,
-        log: random.number(),
-    };
-    let size = random.pick(&[0, 4, 60, 256]);
-    let offset = random.pick(&[0, 0x100, 8, u32::MAX]);
-    let config = ConfigSpace {
-        offset,
-        size,
-        flags: 0,
-        data: vec![7; size as usize],
-    };
-    let direction = random.pick(&[TransferDirection::Save, TransferDirection::Load]);
-    let transfer = DeviceStateTransfer {
-        direction,
-        phase: DeviceStatePhase::Stopped,
-    };
-    let features = random.pick(&[
-        QueueShape::SPLIT.features,
-        QueueShape::PACKED.features,
-        QueueShape::SPLIT.features | 1 << 26 | 1 << 30,
-        0,
-        u64::MAX,
-    ]);
+}
+
+fn message(random: &mut Random, guest: &Guest, areas: [u64; 3]) -> M {
+    let p = Parts::draw(random, guest, areas);
     match random.below(34) {
         0 => M::GetFeatures,
-        1 => M::SetFeatures(features),
+        1 => M::SetFeatures(p.features),
         2 => M::SetOwner,
         3 => M::ResetOwner,
-        4 | 5 => M::SetMemTable(vec![region; random.pick(&[0, 1, 1, 1, 2])]),
+        4 | 5 => M::SetMemTable(vec![p.region; random.pick(&[0, 1, 1, 1, 2])]),
         6 => M::SetLogBase(LogBase {
             size: random.number(),
             offset: random.pick(&[0, 4096]),
         }),
         7 => M::SetLogBaseAddress(random.number()),
         8 => M::SetLogFd,
-        9 | 10 => M::SetVringNum(state),
-        11 | 12 => M::SetVringAddr(address),
-        13 => M::SetVringBase(state),
-        14 => M::GetVringBase(state),
-        15 | 16 => M::SetVringKick(ring),
-        17 => M::SetVringCall(ring),
-        18 => M::SetVringErr(ring),
+        9 | 10 => M::SetVringNum(p.state),
+        11 | 12 => M::SetVringAddr(p.address),
+        13 => M::SetVringBase(p.state),
+        14 => M::GetVringBase(p.state),
+        15 | 16 => M::SetVringKick(p.ring),
+        17 => M::SetVringCall(p.ring),
+        18 => M::SetVringErr(p.ring),
         19 => M::GetProtocolFeatures,
         20 => M::SetProtocolFeatures(random.pick(&[0, 0x1b_b22b, u64::MAX])),
         21 => M::GetQueueNum,
         22 | 23 => M::SetVringEnable(VringState {
-            index,
             num: random.below(3) as u32,
+            ..p.state
         }),
         24 => M::SetBackendReqFd,
-        25 => M::GetConfig(config),
-        26 => M::SetConfig(config),
-        27 => M::GetInflightFd(inflight, 24),
-        28 => M::SetInflightFd(inflight),
+        25 => M::GetConfig(p.config),
+        26 => M::SetConfig(p.config),
+        27 => M::GetInflightFd(p.inflight, 24),
+        28 => M::SetInflightFd(p.inflight),
         29 => random.pick_message(&[M::ResetDevice, M::GetMaxMemSlots, M::GetStatus]),
-        30 => M::AddMemReg(region),
-        31 => M::RemMemReg(region),
+        30 => M::AddMemReg(p.region),
+        31 => M::RemMemReg(p.region),
         32 => M::SetStatus(random.pick(&[0, 1, 3, 11, 15, 0x80, 0x100])),
-        _ => random.pick_message(&[M::SetDeviceStateFd(transfer), M::CheckDeviceState]),
+        _ => random.pick_message(&[M::SetDeviceStateFd(p.transfer), M::CheckDeviceState]),
     }
 }
 
