@@ -99,6 +99,11 @@ impl Running {
         self.process.id()
     }
 
+    /// Whether the VM still runs.
+    pub fn running(&mut self) -> bool {
+        self.process.running()
+    }
+
     /// Waits for the end and returns the JSON lines that the guest wrote.
     ///
     /// # Errors
