@@ -18,6 +18,7 @@ use vmm_sys_util::signal::register_signal_handler;
 use crate::Error;
 use crate::Result;
 use crate::cpuid::CpuidEntry;
+use crate::vm::Slots;
 
 /// Why a vCPU came back.
 #[derive(Debug)]
@@ -68,11 +69,17 @@ pub enum Exit<'a> {
 pub struct Vcpu {
     fd: VcpuFd,
     id: u32,
+    /// Keeps the guest's memory mapped while this vCPU can run.
+    _memory: Slots,
 }
 
 impl Vcpu {
-    pub(crate) fn new(fd: VcpuFd, id: u32) -> Self {
-        Self { fd, id }
+    pub(crate) fn new(fd: VcpuFd, id: u32, memory: Slots) -> Self {
+        Self {
+            fd,
+            id,
+            _memory: memory,
+        }
     }
 
     /// Its number and APIC id.

@@ -100,7 +100,7 @@ impl Hypervisor {
             .map_err(Error::request("KVM_CREATE_VM"))?;
         Ok(Vm {
             fd,
-            slots: Mutex::new(Vec::new()),
+            slots: Slots::default(),
         })
     }
 }
@@ -151,10 +151,13 @@ pub enum DoorbellValue {
     Word(u16),
 }
 
+/// The memory behind a VM's slots; the VM and each of its vCPUs keep it mapped.
+pub(crate) type Slots = Arc<Mutex<Vec<Arc<SharedMemory>>>>;
+
 /// One virtual machine.
 pub struct Vm {
     fd: VmFd,
-    slots: Mutex<Vec<Arc<SharedMemory>>>,
+    slots: Slots,
 }
 
 impl Vm {
@@ -180,9 +183,8 @@ impl Vm {
             memory_size: len,
             userspace_addr: memory.host_address() + offset,
         };
-        // SAFETY: the range lies inside a live mapping (checked above), and the slot list below keeps that mapping
-        // alive until after the VM's descriptor is closed (field order does not matter: vCPUs only run through
-        // descriptors that hold the kernel's own reference, and a slot whose mapping is gone faults, not corrupts).
+        // SAFETY: the range lies inside a live mapping (checked above), and the slot list, which this VM and each of
+        // its vCPUs hold, keeps that mapping alive as long as anything can run the guest.
         unsafe { self.fd.set_user_memory_region(region) }
             .map_err(Error::request("KVM_SET_USER_MEMORY_REGION"))?;
         slots.push(Arc::clone(memory));
@@ -279,7 +281,7 @@ impl Vm {
     pub fn create_vcpu(&self, id: u32) -> Result<Vcpu> {
         self.fd
             .create_vcpu(u64::from(id))
-            .map(|fd| Vcpu::new(fd, id))
+            .map(|fd| Vcpu::new(fd, id, Arc::clone(&self.slots)))
             .map_err(Error::request("KVM_CREATE_VCPU"))
     }
 

@@ -43,6 +43,17 @@ impl Sink for RamSink<'_> {
     }
 }
 
+/// Opens the files once, so that a wrong path is reported before anything else is done.
+pub(crate) fn check(config: &VmConfig) -> Result<(), Error> {
+    for path in [Some(&config.kernel), config.initrd.as_ref()]
+        .into_iter()
+        .flatten()
+    {
+        std::fs::File::open(path).map_err(|source| unreadable(path, source))?;
+    }
+    Ok(())
+}
+
 /// Fills `ram`; returns where the first vCPU starts.
 pub(crate) fn load(config: &VmConfig, ram: &Ram) -> Result<Entry, Error> {
     let mut sink = RamSink(ram);
@@ -71,10 +82,14 @@ pub(crate) fn load(config: &VmConfig, ram: &Ram) -> Result<Entry, Error> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    std::fs::read(path).map_err(|source| Error::File {
+    std::fs::read(path).map_err(|source| unreadable(path, source))
+}
+
+fn unreadable(path: &Path, source: std::io::Error) -> Error {
+    Error::File {
         path: path.display().to_string(),
         source,
-    })
+    }
 }
 
 fn platform(config: &VmConfig, ram: &Ram) -> Platform {

@@ -92,11 +92,25 @@ pub(crate) fn run(options: RunOptions) -> u8 {
         }
         Err(error) => {
             let exit_code = error.exit_code();
-            let message = &error.to_string();
+            let message = &chain(&error);
             status.report(&Event::Error { message, exit_code });
             exit_code
         }
     }
+}
+
+/// The error with its causes. Some messages repeat their cause already; those are not said twice.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        next = cause.source();
+    }
+    text
 }
 
 /// Warnings go to standard error; PARAVANE_LOG chooses more.
@@ -112,6 +126,7 @@ fn start_log() {
 
 fn run_to_end(options: RunOptions, status: Status) -> Result<(&'static str, u8), Error> {
     let config = vm_config::resolve(options).map_err(Error::Usage)?;
+    loader::check(&config)?;
     let process = |what| move |source| Error::Process { what, source };
     let signals = signals::block().map_err(|error| process("signals")(error.into()))?;
     let mut machine = Machine::new(MachineSpec {

@@ -61,6 +61,16 @@ fn wrong_usage_has_its_own_exit_code_and_names_the_mistake() {
 }
 
 #[test]
+fn a_kernel_that_cannot_be_read_is_named() {
+    let (code, _, error) = paravane(&["run", "--kernel", "/nonexistent/vmlinux"]);
+    assert_eq!(code, 66, "{error}");
+    assert!(
+        error.contains("/nonexistent/vmlinux: No such file"),
+        "{error}"
+    );
+}
+
+#[test]
 fn errors_are_json_when_status_is() {
     let (code, output, error) = paravane(&["run", "--json"]);
     assert_eq!((code, output.as_str()), (64, ""));
