@@ -136,10 +136,14 @@ impl Server {
         let name = &self.options.name;
         self.shared.sessions.fetch_add(1, Ordering::Relaxed);
         self.shared.connected.store(true, Ordering::Relaxed);
-        tracing::info!(device = name, "Front-end connected");
+        let log = self.shared.admit_log();
+        if let Some(suppressed) = log {
+            tracing::info!(device = name, suppressed, "Front-end connected");
+        }
         let end = catch_unwind(AssertUnwindSafe(|| self.run_session(stream)));
         self.shared.connected.store(false, Ordering::Relaxed);
         match end {
+            Ok(Ok(_)) if log.is_none() => {}
             Ok(Ok(end)) => log_end(name, &end),
             Ok(Err(error)) => {
                 tracing::error!(device = name, "No session: {}", error_chain(&error));

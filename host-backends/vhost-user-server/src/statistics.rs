@@ -1,8 +1,11 @@
 //! Numbers of a server. One rule: they can be read at any time without disturbing a queue.
 
+use crate::rate_limit::RateLimit;
 use device_model::QueueCounters;
 use device_model::QueueStatistics;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -30,6 +33,7 @@ pub(crate) struct Shared {
     pub(crate) messages: AtomicU64,
     pub(crate) message_errors: AtomicU64,
     pub(crate) queues: Vec<Arc<QueueCounters>>,
+    log_limit: Mutex<RateLimit>,
 }
 
 impl Shared {
@@ -39,10 +43,20 @@ impl Shared {
             sessions: AtomicU64::new(0),
             messages: AtomicU64::new(0),
             message_errors: AtomicU64::new(0),
+            log_limit: Mutex::new(RateLimit::new()),
             queues: (0..queues)
                 .map(|_| Arc::new(QueueCounters::default()))
                 .collect(),
         }
+    }
+
+    /// Whether a line that the front-end caused may be logged; how many were not before it. The limit is the server's,
+    /// so that connecting anew does not lift it.
+    pub(crate) fn admit_log(&self) -> Option<u64> {
+        self.log_limit
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .admit()
     }
 
     pub(crate) fn snapshot(&self) -> Statistics {

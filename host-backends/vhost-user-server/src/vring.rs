@@ -156,6 +156,11 @@ impl Vring {
         failure
     }
 
+    /// Drops the handler of a paused ring; the next start makes a new one.
+    pub(crate) fn forget_handler(&mut self) {
+        self.handler = None;
+    }
+
     /// Stops the worker for good.
     pub(crate) fn stop(&mut self, how: Stop) -> Option<Failure> {
         let failure = self.pause(how);

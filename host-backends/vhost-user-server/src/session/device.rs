@@ -55,6 +55,10 @@ impl Session {
         }
         self.features_refused = false;
         self.features = features;
+        if changed & !TRANSPORT != 0 {
+            // Handlers kept over a pause were made for the old features.
+            self.vrings.iter_mut().for_each(Vring::forget_handler);
+        }
         if changed & !TRANSPORT != 0 || !running {
             self.device.acked(features & !TRANSPORT);
         }

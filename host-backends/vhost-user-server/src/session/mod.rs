@@ -11,7 +11,6 @@ use crate::connection::Connection;
 use crate::connection::End;
 use crate::connection::Event;
 use crate::connection::Incoming;
-use crate::rate_limit::RateLimit;
 use crate::shutdown::ShutdownHandle;
 use crate::state_transfer::StateTransfer;
 use crate::statistics::Shared;
@@ -88,7 +87,6 @@ pub(crate) struct Session {
     inflight: Option<InflightRegion>,
     vrings: Vec<Vring>,
     transfer: Option<StateTransfer>,
-    log_limit: RateLimit,
 }
 
 impl Session {
@@ -125,7 +123,6 @@ impl Session {
             inflight: None,
             vrings,
             transfer: None,
-            log_limit: RateLimit::new(),
         })
     }
 
@@ -234,7 +231,7 @@ impl Session {
         acknowledge: bool,
     ) -> Result<(), End> {
         self.shared.message_errors.fetch_add(1, Ordering::Relaxed);
-        if let Some(suppressed) = self.log_limit.admit() {
+        if let Some(suppressed) = self.shared.admit_log() {
             let chain = error_chain(refusal);
             tracing::warn!(
                 device = self.name,
@@ -276,7 +273,7 @@ impl Session {
             Failure::Queue(error) => error_chain(error),
             Failure::Panic => "the handler panicked".to_owned(),
         };
-        if let Some(suppressed) = self.log_limit.admit() {
+        if let Some(suppressed) = self.shared.admit_log() {
             tracing::warn!(
                 device = self.name,
                 queue = index,
