@@ -137,6 +137,9 @@ fn watch(shared: &Shared, connection: &Connection) {
             });
         }
     }
+    if stopping(shared) {
+        return;
+    }
     if hung_up {
         lost(shared, connection);
     } else if shared.config_changed.swap(false, Ordering::AcqRel) {
