@@ -87,7 +87,7 @@ impl Scene {
     fn kill_under_load(&mut self, rounds: u32) -> anyhow::Result<()> {
         self.guest.console.expect("@@ killing", STEP)?;
         for round in 0..rounds {
-            std::thread::sleep(Duration::from_millis(700 + 130 * u64::from(round)));
+            std::thread::sleep(Duration::from_millis(1400 + 130 * u64::from(round)));
             self.daemon.kill()?;
             std::thread::sleep(Duration::from_millis(100 * u64::from(round)));
             self.daemon.restart()?;
