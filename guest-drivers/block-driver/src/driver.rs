@@ -394,6 +394,7 @@ where
         segments: Segments::with_capacity(total_max.min(1024), 64),
         chain: Vec::with_capacity(seg_max + 2),
         broken: None,
+        draining: false,
         counters: Counters::default(),
     })
 }

@@ -54,6 +54,8 @@ pub struct BlockQueue<P: Dma<Span = RingMemory>, B> {
     /// One chain's segments, put together for the ring.
     pub(crate) chain: Vec<Segment>,
     pub(crate) broken: Option<Error>,
+    /// The device was reset: what is left to do of a request is not issued any more.
+    pub(crate) draining: bool,
     pub(crate) counters: Counters,
 }
 
@@ -385,8 +387,12 @@ impl<P: Dma<Span = RingMemory>, B: Mmio> BlockQueue<P, B> {
         };
         // Short chains go straight onto the ring while it has room: that saves the device a look at another cache line.
         let free = usize::from(self.ring.free_descriptors());
-        let direct =
-            shape.total <= 4 && free >= usize::from(self.size()) / 2 && free >= shape.total;
+        // A request of several chains keeps to one descriptor each, because that is what was reserved.
+        let alone = self.segments.cuts().len() <= 1;
+        let direct = alone
+            && shape.total <= 4
+            && free >= usize::from(self.size()) / 2
+            && free >= shape.total;
         let table = if direct {
             None
         } else {
@@ -424,6 +430,9 @@ impl<P: Dma<Span = RingMemory>, B: Mmio> BlockQueue<P, B> {
         if let Err(error) = outcome {
             pending.error.get_or_insert(error);
             pending.rest = None;
+        }
+        if self.draining && pending.rest.take().is_some() {
+            pending.error.get_or_insert(RequestError::Reset);
         }
         let rest = pending.rest.take();
         let last = pending.chains == 0;

@@ -168,6 +168,7 @@ impl<F: PciFunction> BlockDriver<F> {
             queue.memory.addresses(),
         ))?;
         queue.broken = None;
+        queue.draining = false;
         Ok(())
     }
 }
@@ -184,6 +185,7 @@ impl<P: Dma<Span = RingMemory>, B: Mmio> BlockQueue<P, B> {
         if proof.queue.is_some_and(|queue| queue != self.index) {
             return None;
         }
+        self.draining = true;
         // What completed before the reset counts; a ring that is or turns out broken has nothing more to say.
         if let Ok(Some(completion)) = self.poll(platform) {
             return Some(completion);

@@ -545,3 +545,35 @@ fn a_buffer_comes_back_as_it_went_when_it_cannot_be_mapped() {
     );
     rig.finish();
 }
+
+#[test]
+fn split_requests_fill_the_ring_to_the_last_descriptor_without_breaking_it() {
+    for features in [
+        feature::RING_INDIRECT_DESC,
+        feature::RING_INDIRECT_DESC | feature::RING_PACKED,
+    ] {
+        for small in 0..20 {
+            let mut rig = rig(small, features);
+            let mut submitted = 0;
+            for _ in 0..small {
+                submitted +=
+                    usize::from(rig.queues[0].submit(&rig.platform, read(0, 512, 0)).is_ok());
+            }
+            loop {
+                match rig.queues[0].submit(&rig.platform, read(0, 65536, 0)) {
+                    Ok(()) => submitted += 1,
+                    Err(rejected) if rejected.reason == Refusal::Busy => break,
+                    Err(rejected) => assert_eq!(rejected.reason, Refusal::TooLarge),
+                }
+            }
+            assert_eq!(rig.queues[0].broken(), None);
+            rig.queues[0].kick();
+            rig.disk.serve(0);
+            while rig.queues[0].poll(&rig.platform).unwrap().is_some() {
+                submitted -= 1;
+            }
+            assert_eq!(submitted, 0);
+            rig.finish();
+        }
+    }
+}

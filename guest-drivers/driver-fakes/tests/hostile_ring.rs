@@ -266,3 +266,17 @@ fn random_writes_into_the_device_area_never_fault_and_never_lose_a_request() {
         rig.finish();
     }
 }
+
+#[test]
+fn interrupts_for_nothing_do_nothing() {
+    for features in ring_feature_sets() {
+        let mut rig = rig(3, features);
+        for _ in 0..3 {
+            assert!(rig.queues[0].poll(&rig.platform).unwrap().is_none());
+            assert!(!rig.queues[0].arm());
+        }
+        assert!(recover(&mut rig).is_empty());
+        assert!(rig.queues[0].poll(&rig.platform).unwrap().is_none());
+        rig.finish();
+    }
+}

@@ -218,13 +218,14 @@ fn absurd_configurations_are_refused_or_tamed() {
         );
     }
     assert_eq!(
-        with_config(|c| c.size_max = 0.into()),
+        with_config(|c| c.size_max = 511.into()),
         Err(Error::BadConfig)
     );
     assert_eq!(
         with_config(|c| c.capacity = u64::MAX.into()),
         Err(Error::BadConfig)
     );
+    assert_eq!(with_config(|c| c.size_max = 0.into()), Ok(()));
     assert_eq!(with_config(|c| c.seg_max = 0.into()), Ok(()));
     assert_eq!(with_config(|c| c.seg_max = u32::MAX.into()), Ok(()));
     assert_eq!(with_config(|c| c.capacity = 0.into()), Ok(()));

@@ -214,3 +214,36 @@ fn a_reset_in_the_middle_of_a_split_request_returns_it_once() {
     assert_eq!(cookies, [0, 1, 2]);
     rig.finish();
 }
+
+#[test]
+fn a_reset_in_the_middle_of_a_long_range_returns_it_once_and_issues_nothing() {
+    let mut rig = rig(11, 0);
+    let discard = block_driver::Operation::Discard {
+        sector: 0,
+        sectors: 1000,
+    };
+    rig.queues[0]
+        .submit(&rig.platform, plain(discard, 5))
+        .unwrap();
+    rig.queues[0].kick();
+    rig.disk.serve(0);
+    let rings = rig.function.registers().queues[0].rings;
+    rig.driver.begin_reset(&rig.platform);
+    let ResetProgress::Done(proof) = rig.driver.poll_reset(&rig.platform) else {
+        panic!("pending")
+    };
+    let completion = rig.queues[0]
+        .take_outstanding(&rig.platform, &proof)
+        .unwrap();
+    assert_eq!(
+        (completion.cookie, completion.result),
+        (5, Err(RequestError::Reset))
+    );
+    assert!(
+        rig.queues[0]
+            .take_outstanding(&rig.platform, &proof)
+            .is_none()
+    );
+    assert_eq!(rig.function.registers().queues[0].rings, rings);
+    rig.finish();
+}
