@@ -53,3 +53,6 @@ pub trait PciFunction: Send {
     /// through [`ConfigSpace::reset`] and places the BARs again afterwards.
     fn reset(&mut self);
 }
+
+#[cfg(test)]
+mod random_tests;
