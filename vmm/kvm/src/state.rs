@@ -33,6 +33,13 @@ const STEP_TSC: kvm_msr_entry = kvm_msr_entry {
     data: 0,
 };
 
+/// IA32_MTRR_DEF_TYPE: enabled, default type write-back.
+const MTRR_WRITE_BACK: kvm_msr_entry = kvm_msr_entry {
+    index: 0x2ff,
+    reserved: 0,
+    data: 0x806,
+};
+
 /// Everything of one vCPU that a reset restores.
 pub struct VcpuState {
     regs: kvm_regs,
@@ -89,6 +96,12 @@ impl Vcpu {
         }
         fd.set_mp_state(state.mp)
             .map_err(Error::request("KVM_SET_MP_STATE"))
+    }
+
+    /// Makes write-back the memory type wherever page tables do not say otherwise, as firmware does; without it
+    /// Linux leaves the page attribute table off. A KVM without these registers goes without.
+    pub fn enable_write_back(&self) {
+        self.write_msrs(&[MTRR_WRITE_BACK]);
     }
 
     /// Reads registers one call at a time where the kernel stops at one that it lists but does not have.
