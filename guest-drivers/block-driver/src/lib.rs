@@ -19,6 +19,7 @@ mod config;
 mod counters;
 mod driver;
 mod error;
+mod issue;
 mod memory;
 mod options;
 mod queue;
