@@ -268,7 +268,7 @@ fn create_vcpus(hypervisor: &Hypervisor, vm: &Vm, count: u32) -> Result<Vec<Vcpu
             tsc_khz: vcpu.tsc_khz(),
         };
         vcpu.set_cpuid(&kvm::cpuid::for_vcpu(&offered, id, processors))?;
-        vcpu.enable_write_back();
+        vcpu.set_firmware_defaults();
         Ok(vcpu)
     };
     (0..count).map(create).collect()

@@ -22,7 +22,7 @@ use crate::guest;
 use crate::guest::FLAG;
 
 /// mov al,CODE; out 0xf4,al; jmp $
-const fn exit(code: u8) -> [u8; 6] {
+pub const fn exit(code: u8) -> [u8; 6] {
     [0xb0, code, 0xe6, 0xf4, 0xeb, 0xfe]
 }
 

@@ -4,6 +4,7 @@
 
 mod cases;
 mod guest;
+mod monitor;
 
 use libtest_mimic::Arguments;
 use libtest_mimic::Completion;
@@ -41,6 +42,22 @@ const TESTS: &[(&str, Test)] = &[
     ),
     ("every_vcpu_stops_when_asked", cases::stop),
     ("an_impossible_number_of_vcpus_is_refused", cases::too_many),
+    (
+        "the_monitor_ends_with_the_guests_exit_code_in_its_cage_and_without",
+        monitor::exit_code,
+    ),
+    (
+        "the_monitor_restarts_or_ends_a_guest_that_resets",
+        monitor::restart,
+    ),
+    (
+        "the_monitor_ends_a_deaf_guest_when_told_to",
+        monitor::terminated,
+    ),
+    (
+        "the_monitor_names_the_backend_that_is_not_there",
+        monitor::no_backend,
+    ),
 ];
 
 fn main() {

@@ -1,0 +1,182 @@
+//! The monitor's program around the same small guests: exit codes, restart, signals, its cage.
+//!
+//! One rule: every run has a limit and ends with the exit code that `--help` promises.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::Context;
+use anyhow::ensure;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::cases::exit;
+use crate::guest::CODE;
+
+/// An ELF kernel of these bytes, with a PVH note.
+fn elf(code: &[u8]) -> Vec<u8> {
+    let note = [4u32, 4, 18, u32::from_le_bytes(*b"Xen\0"), CODE]
+        .map(u32::to_le_bytes)
+        .concat();
+    let code_at = 64 + 2 * 56;
+    let mut file = b"\x7fELF\x02\x01\x01".to_vec();
+    file.resize(16, 0);
+    file.extend([2u16, 62].map(u16::to_le_bytes).concat());
+    file.extend(1u32.to_le_bytes());
+    file.extend([u64::from(CODE), 64, 0].map(u64::to_le_bytes).concat());
+    file.extend(0u32.to_le_bytes());
+    file.extend([64u16, 56, 2, 0, 0, 0].map(u16::to_le_bytes).concat());
+    let mut header = |kind: u32, at: u64, address: u64, len: u64| {
+        file.extend([kind, 7].map(u32::to_le_bytes).concat());
+        file.extend(
+            [at, address, address, len, len, 4]
+                .map(u64::to_le_bytes)
+                .concat(),
+        );
+    };
+    let len = code.len() as u64;
+    header(1, code_at, CODE.into(), len);
+    header(4, code_at + len, 0, note.len() as u64);
+    file.extend(code);
+    file.extend(note);
+    file
+}
+
+struct Run {
+    command: Command,
+    _folder: TempDir,
+}
+
+struct Ended {
+    code: Option<i32>,
+    serial: String,
+    events: Vec<Value>,
+}
+
+impl Run {
+    fn new(code: &[u8], arguments: &[&str]) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let kernel: PathBuf = folder.path().join("kernel");
+        std::fs::write(&kernel, elf(code))?;
+        let mut command = Command::new("timeout");
+        command
+            .args(["-s", "KILL", "20"])
+            .arg(vm::binaries::monitor()?);
+        command.args([
+            "run",
+            "--json",
+            "--debug-exit",
+            "--memory",
+            "16M",
+            "--kernel",
+        ]);
+        command.arg(kernel).args(arguments);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Ok(Self {
+            command,
+            _folder: folder,
+        })
+    }
+
+    /// Runs it; sends `signal` a little after it began to run the guest.
+    fn end(mut self, signal: Option<Signal>) -> anyhow::Result<Ended> {
+        let child = self.command.spawn().context("timeout")?;
+        if let Some(signal) = signal {
+            std::thread::sleep(Duration::from_millis(500));
+            // `timeout` passes it on.
+            nix::sys::signal::kill(Pid::from_raw(child.id().try_into()?), signal)?;
+        }
+        let output = child.wait_with_output()?;
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        let parsed = text.lines().map(serde_json::from_str);
+        Ok(Ended {
+            code: output.status.code(),
+            serial: String::from_utf8_lossy(&output.stdout).into_owned(),
+            events: parsed
+                .collect::<Result<_, _>>()
+                .with_context(|| text.clone())?,
+        })
+    }
+}
+
+impl Ended {
+    fn count(&self, event: &str) -> usize {
+        self.events
+            .iter()
+            .filter(|line| line["event"] == event)
+            .count()
+    }
+
+    fn last(&self) -> anyhow::Result<&Value> {
+        self.events.last().context("No event")
+    }
+}
+
+/// mov edx,0x3f8; mov al,'m'; out dx,al
+const SAY: [u8; 8] = [0xba, 0xf8, 3, 0, 0, 0xb0, b'm', 0xee];
+
+pub fn exit_code() -> anyhow::Result<()> {
+    for sandbox in ["on", "off"] {
+        let code = [&SAY[..], &exit(42)].concat();
+        let ended = Run::new(&code, &["--sandbox", sandbox, "--cpus", "2"])?.end(None)?;
+        ensure!(
+            ended.code == Some(42),
+            "{:?} {:?}",
+            ended.code,
+            ended.events
+        );
+        ensure!(ended.serial == "m");
+        ensure!(ended.count("started") == 1 && ended.last()?["exit_code"] == 42);
+    }
+    Ok(())
+}
+
+pub fn restart() -> anyhow::Result<()> {
+    // inc byte [0x200000]; cmp byte [0x200000],3; je done; mov edx,0xcf9; mov al,6; out dx,al; jmp $; done: exit 3
+    let mut code = SAY.to_vec();
+    code.extend([
+        0xfe, 0x05, 0, 0, 0x20, 0, 0x80, 0x3d, 0, 0, 0x20, 0, 3, 0x74, 0x0a,
+    ]);
+    code.extend([0xba, 0xf9, 0x0c, 0, 0, 0xb0, 6, 0xee, 0xeb, 0xfe]);
+    code.extend(exit(3));
+    let ended = Run::new(&code, &[])?.end(None)?;
+    ensure!(ended.code == Some(3), "{:?} {:?}", ended.code, ended.events);
+    ensure!(ended.count("reset") == 2 && ended.serial == "mmm");
+    let ended = Run::new(&code, &["--on-reset", "exit"])?.end(None)?;
+    ensure!(ended.code == Some(0) && ended.serial == "m");
+    Ok(())
+}
+
+pub fn terminated() -> anyhow::Result<()> {
+    // sti; hlt; jmp back
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let ended = Run::new(&[0xfb, 0xf4, 0xeb, 0xfc], &["--cpus", "4"])?.end(Some(signal))?;
+        ensure!(ended.code == Some(0), "{:?} {:?}", ended.code, ended.events);
+        ensure!(ended.last()?["reason"] == "stopped");
+    }
+    Ok(())
+}
+
+pub fn no_backend() -> anyhow::Result<()> {
+    let disk = ["--disk", "socket=/nonexistent/disk.sock"];
+    let ended = Run::new(&exit(1), &disk)?.end(None)?;
+    ensure!(
+        ended.code == Some(69),
+        "{:?} {:?}",
+        ended.code,
+        ended.events
+    );
+    ensure!(
+        ended.last()?["message"]
+            .to_string()
+            .contains("/nonexistent/disk.sock")
+    );
+    Ok(())
+}
