@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 
 use driver_platform::Mmio;
 use driver_platform::PciFunction;
@@ -48,6 +50,7 @@ struct Inner {
     config: Mutex<[u8; 256]>,
     registers: Mutex<Registers>,
     layout: Layout,
+    changes: AtomicU64,
 }
 
 /// A fake virtio-pci function; clones are the same function.
@@ -66,6 +69,7 @@ impl FakeFunction {
                 config,
                 registers,
                 layout,
+                changes: AtomicU64::new(1),
             }),
         }
     }
@@ -76,6 +80,11 @@ impl FakeFunction {
             .registers
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts what the driver wrote to registers other than doorbells: while it stays the same, so do status and queues.
+    pub fn changes(&self) -> u64 {
+        self.inner.changes.load(Ordering::Acquire)
     }
 
     /// The configuration space, to look at or to change.
@@ -231,6 +240,7 @@ impl FakeBar {
             }
         } else if offset < layout.isr {
             registers.write_common((offset - layout.common) as usize, value);
+            self.inner.changes.fetch_add(1, Ordering::Release);
         }
     }
 }

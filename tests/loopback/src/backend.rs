@@ -27,6 +27,7 @@ const TRANSPORT: u64 = feature::RING_RESET | feature::NOTIFICATION_DATA;
 
 struct Live {
     epoch: u64,
+    changes: u64,
     queue: Queue,
     handler: Box<dyn QueueHandler>,
 }
@@ -81,6 +82,15 @@ impl Backend {
     /// # Errors
     /// The driver broke the ring, or the queue cannot be started.
     pub fn serve(&mut self, index: u16) -> anyhow::Result<bool> {
+        // Registers are behind a lock, which the driver's doorbell needs too: a polling backend must not fight for it.
+        let changes = self.function.changes();
+        if let Some(live) = self
+            .live
+            .get_mut(&index)
+            .filter(|live| live.changes == changes)
+        {
+            return Ok(live.handler.run(&mut live.queue, &self.memory)?.any());
+        }
         let Some((registers, features)) = self.registers(index) else {
             self.live.remove(&index);
             self.bases.remove(&index);
@@ -95,6 +105,7 @@ impl Backend {
             self.live.insert(index, live);
         }
         let live = self.live.get_mut(&index).context("just inserted")?;
+        live.changes = changes;
         Ok(live.handler.run(&mut live.queue, &self.memory)?.any())
     }
 
@@ -180,6 +191,7 @@ impl Backend {
         let handler = self.device.start_queue(index, features)?;
         Ok(Live {
             epoch: registers.epoch,
+            changes: 0,
             queue,
             handler,
         })

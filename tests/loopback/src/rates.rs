@@ -25,6 +25,9 @@ use hdrhistogram::Histogram;
 use crate::Backend;
 use crate::shared_arena;
 
+/// How often an idle side looks before it offers its processor to others.
+const IDLE_SPINS: u32 = 2000;
+
 /// What to do.
 #[derive(Clone, Debug)]
 pub struct Workload {
@@ -62,6 +65,7 @@ struct Run<'a> {
     parked: Vec<Option<DirectBuffer>>,
     latency_ns: Histogram<u64>,
     errors: u64,
+    idle: u32,
 }
 
 /// Runs one workload on one queue of `device`.
@@ -84,9 +88,15 @@ pub fn measure(device: Arc<dyn Device>, work: &Workload) -> anyhow::Result<Rates
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = stop.clone();
     let server = std::thread::spawn(move || -> anyhow::Result<()> {
+        let mut idle = 0_u32;
         while !stopped.load(Ordering::Relaxed) {
-            if !backend.serve(0)? {
+            if backend.serve(0)? {
+                idle = 0;
+            } else if idle < IDLE_SPINS {
+                idle += 1;
                 std::hint::spin_loop();
+            } else {
+                std::thread::yield_now();
             }
         }
         backend.drain()
@@ -100,8 +110,9 @@ pub fn measure(device: Arc<dyn Device>, work: &Workload) -> anyhow::Result<Rates
         next: 0,
         started: vec![Instant::now(); usize::try_from(work.depth)?],
         parked: (0..work.depth).map(|_| None).collect(),
-        latency_ns: Histogram::new(3)?,
+        latency_ns: Histogram::new_with_bounds(1, 60_000_000_000, 3)?,
         errors: 0,
+        idle: 0,
     };
     let rates = run.run();
     stop.store(true, Ordering::Relaxed);
@@ -171,8 +182,12 @@ impl Run<'_> {
         }
         if staged > 0 {
             self.queue.kick();
-        } else {
+            self.idle = 0;
+        } else if self.idle < IDLE_SPINS {
+            self.idle += 1;
             std::hint::spin_loop();
+        } else {
+            std::thread::yield_now();
         }
         Ok(())
     }
