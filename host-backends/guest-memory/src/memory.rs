@@ -251,15 +251,28 @@ impl GuestMemory {
     }
 
     /// Copies from guest address `addr`.
+    #[inline]
     pub fn read(&self, addr: u64, out: &mut [u8]) -> Result<(), Error> {
+        let Some(slice) = self.host_slice(addr, out.len()) else {
+            return self.read_spans(addr, out);
+        };
+        // SAFETY: the span is mapped, the target is ours and of the same length; they cannot overlap. The guest may
+        // write meanwhile; any mixture of bytes is a valid u8 sequence.
+        unsafe {
+            std::ptr::copy_nonoverlapping(slice.ptr.as_ptr(), out.as_mut_ptr(), out.len());
+        }
+        Ok(())
+    }
+
+    /// As `read`, over region borders.
+    fn read_spans(&self, addr: u64, out: &mut [u8]) -> Result<(), Error> {
         let mut done = 0;
         let len = out.len() as u64;
         self.for_each_span(addr, len, |slice| {
             let Some(target) = out.get_mut(done..done + slice.len()) else {
                 return;
             };
-            // SAFETY: the span is mapped, the target is ours and of the same length; they cannot overlap. The
-            // guest may write meanwhile; any mixture of bytes is a valid u8 sequence.
+            // SAFETY: as in `read`.
             unsafe {
                 std::ptr::copy_nonoverlapping(slice.ptr.as_ptr(), target.as_mut_ptr(), slice.len);
             };
@@ -268,7 +281,21 @@ impl GuestMemory {
     }
 
     /// Copies to guest address `addr` and marks the pages dirty.
+    #[inline]
     pub fn write(&self, addr: u64, data: &[u8]) -> Result<(), Error> {
+        let Some(slice) = self.host_slice(addr, data.len()) else {
+            return self.write_spans(addr, data);
+        };
+        // SAFETY: as in `read`, the other way round.
+        unsafe {
+            std::ptr::copy_nonoverlapping(data.as_ptr(), slice.ptr.as_ptr(), data.len());
+        }
+        self.mark_dirty(addr, data.len() as u64);
+        Ok(())
+    }
+
+    /// As `write`, over region borders.
+    fn write_spans(&self, addr: u64, data: &[u8]) -> Result<(), Error> {
         // A range with a hole must not be half written.
         self.for_each_span(addr, data.len() as u64, |_| {})?;
         let mut done = 0;
