@@ -29,9 +29,9 @@ use crate::request::Refusal;
 use crate::request::Source;
 
 /// Chains per batch: completions are published at least this often, so that the driver works on them meanwhile.
-const BATCH: usize = 32;
+const BATCH: usize = 16;
 /// Batches per call of [`BlockQueue::run`], so that a busy ring cannot keep its worker from its other duties.
-const BATCHES_PER_RUN: usize = 16;
+const BATCHES_PER_RUN: usize = 32;
 
 /// What is kept with a request in flight.
 #[derive(Default)]
@@ -47,6 +47,7 @@ pub(crate) struct BlockQueue {
     disk: Arc<Disk>,
     metrics: Arc<QueueMetrics>,
     batch: ChainBatch,
+    parsed: Vec<(u16, Result<Operation, Refusal>)>,
 }
 
 /// What a run works with, so that it is looked up once.
@@ -79,6 +80,7 @@ impl BlockQueue {
             disk,
             metrics,
             batch: ChainBatch::with_capacity(BATCH, BATCH * 4),
+            parsed: Vec::with_capacity(BATCH),
         }
     }
 
@@ -93,24 +95,43 @@ impl BlockQueue {
         }
     }
 
-    /// Carries out or begins one chain.
-    fn begin(&mut self, run: &mut Run<'_>, chain: Chain<'_>) -> Result<(), Error> {
-        let Some(slot) = self.runner.claim() else {
+    /// Gives one chain a slot and reads what it asks for.
+    #[inline]
+    fn parse(&mut self, run: &mut Run<'_>, chain: Chain<'_>) -> Result<(), Error> {
+        let slot = self.runner.claim();
+        let Some((slot, context)) = slot.and_then(|slot| Some((slot, self.runner.context(slot)?)))
+        else {
             // Cannot be: no more is taken than there is room for.
-            return run.complete(chain.token, 0);
-        };
-        let Some(context) = self.runner.context(slot) else {
             return run.complete(chain.token, 0);
         };
         context.token = Some(chain.token);
         let source = GuestSource(run.memory);
-        match context
+        let operation = context
             .parsed
-            .parse(chain.readable, chain.writable, &source, &run.limits)
-        {
-            Ok(operation) => self.execute(run, slot, operation),
-            Err(refusal) => self.refuse(run, slot, refusal),
+            .parse(chain.readable, chain.writable, &source, &run.limits);
+        self.parsed.push((slot, operation));
+        Ok(())
+    }
+
+    /// Carries out or begins the requests of a batch, the bytes of each next one on their way to the CPU meanwhile.
+    fn execute_parsed(&mut self, run: &mut Run<'_>) -> Result<(), Error> {
+        let mut parsed = std::mem::take(&mut self.parsed);
+        let mut done = Ok(());
+        let mut requests = parsed.drain(..).peekable();
+        while let Some((slot, operation)) = requests.next() {
+            if let Some((_, Ok(Operation::Read { offset, .. } | Operation::Write { offset, .. }))) =
+                requests.peek()
+            {
+                self.runner.prefetch(*offset);
+            }
+            done = done.and(match operation {
+                Ok(operation) => self.execute(run, slot, operation),
+                Err(refusal) => self.refuse(run, slot, refusal),
+            });
         }
+        drop(requests);
+        self.parsed = parsed;
+        done
     }
 
     fn execute(&mut self, run: &mut Run<'_>, slot: u16, operation: Operation) -> Result<(), Error> {
@@ -286,10 +307,10 @@ impl BlockQueue {
         let taken = run.queue.take(&mut batch, room);
         let mut done = Ok(());
         for chain in batch.iter() {
-            done = done.and(self.begin(run, chain));
+            done = done.and(self.parse(run, chain));
         }
         self.batch = batch;
-        done?;
+        done.and(self.execute_parsed(run))?;
         Ok(u32::try_from(taken?).unwrap_or(u32::MAX))
     }
 }

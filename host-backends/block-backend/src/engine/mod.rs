@@ -77,6 +77,9 @@ pub(crate) trait Engine: Send {
     /// where it is. A slot has one step at a time.
     unsafe fn start(&mut self, slot: u16, step: Step<'_>) -> Outcome;
 
+    /// A step at `offset` will follow soon.
+    fn prefetch(&self, _offset: u64) {}
+
     /// Hands started steps to the kernel; called once per batch.
     fn submit(&mut self) -> Result<(), Errno> {
         Ok(())

@@ -111,6 +111,12 @@ impl<T: Default> Runner<T> {
         Some(&mut self.slots.get_mut(usize::from(slot))?.context)
     }
 
+    /// A transfer at `offset` will begin soon.
+    #[inline]
+    pub fn prefetch(&self, offset: u64) {
+        self.engine.prefetch(offset);
+    }
+
     /// Begins a transfer between the image and the guest's `segments`, which `of` picks from the slot's context.
     /// `None`: it is pending; otherwise it is over.
     #[inline]
