@@ -29,9 +29,8 @@ const ENTRY_NEXT: usize = 2;
 const ENTRY_LAST: usize = 4;
 const ENTRY_NUM: usize = 6;
 const ENTRY_COUNTER: usize = 8;
+/// `id`, `flags` and `len`: 16, 16 and 32 bits.
 const ENTRY_ID: usize = 16;
-const ENTRY_FLAGS: usize = 18;
-const ENTRY_LEN: usize = 20;
 const ENTRY_ADDR: usize = 24;
 /// End of the free list.
 const NONE: u16 = 0xffff;
@@ -89,7 +88,6 @@ impl PackedRecorder {
         }
         this.settle_last_batch(ring)?;
         let (chains, outstanding) = this.recover_chains()?;
-        this.hide_unpublished(ring, outstanding);
         let avail = this.used.advance(outstanding, size).encode();
         let state = QueueState {
             avail,
@@ -144,24 +142,6 @@ impl PackedRecorder {
         self.store_used();
         self.commit_old();
         Ok(())
-    }
-
-    /// A batch is written to the ring from its second descriptor on before its first one makes it visible. If the crash
-    /// fell in between, those descriptors look used, and the driver would believe them as soon as it gets there. They
-    /// belong to chains in flight, whose copies are in the record, so they can be made to look available again.
-    ///
-    /// The document does not mention this; without it a request could complete twice.
-    fn hide_unpublished(&self, ring: &RingMemory, outstanding: u16) {
-        for step in 0..outstanding {
-            let position = self.used.advance(step, self.size);
-            let at = usize::from(position.slot()) * size_of::<PackedDescriptor>() + RING_FLAGS;
-            let flags = ring.load_u16(at).unwrap_or(0);
-            let (avail, used) = (descriptor_flags::AVAIL, descriptor_flags::USED);
-            let looks_used = if position.wrap() { avail | used } else { 0 };
-            if flags & (avail | used) == looks_used {
-                ring.write(at, &(flags ^ used).to_le_bytes());
-            }
-        }
     }
 
     /// Walks the free list, then collects what is in flight.
@@ -239,25 +219,25 @@ impl PackedRecorder {
     }
 
     /// A chain was taken; `descriptors` as they stood in the ring, `token` as the queue named it.
+    ///
+    /// The document stores `num` and `free_head` anew for every descriptor; once at the end is the same after any
+    /// crash, for until `old_free_head` moves all of it is rolled back.
     #[inline]
     pub(crate) fn taken(&mut self, token: Token, descriptors: &[PackedDescriptor]) {
         let head = self.free_head;
+        let mut last = head;
+        for descriptor in descriptors {
+            last = self.free_head;
+            self.store_descriptor(last, descriptor);
+            self.free_head = self.next.get(usize::from(last)).copied().unwrap_or(NONE);
+        }
         let at = entry(head);
-        self.store_u16(at + ENTRY_NUM, 0);
+        self.store_u16(at + ENTRY_LAST, last);
+        self.store_u16(at + ENTRY_NUM, descriptors.len() as u16);
         self.store_u64(at + ENTRY_COUNTER, self.counter);
         self.counter = self.counter.wrapping_add(1);
         self.store_u8(at + ENTRY_INFLIGHT, 1);
-        let mut last = head;
-        for (step, descriptor) in descriptors.iter().enumerate() {
-            last = self.free_head;
-            if step + 1 == descriptors.len() {
-                self.store_u16(at + ENTRY_LAST, last);
-            }
-            self.store_u16(at + ENTRY_NUM, step as u16 + 1);
-            self.store_descriptor(last, descriptor);
-            self.free_head = self.next.get(usize::from(last)).copied().unwrap_or(NONE);
-            self.store_u16(FREE_HEAD, self.free_head);
-        }
+        self.store_u16(FREE_HEAD, self.free_head);
         self.store_u16(OLD_FREE_HEAD, self.free_head);
         if let Some(place) = self.last.get_mut(usize::from(head)) {
             *place = last;
@@ -278,13 +258,13 @@ impl PackedRecorder {
         let last = self.last.get(usize::from(head)).copied().unwrap_or(NONE);
         self.set_next(last, self.free_head);
         self.free_head = head;
-        self.store_u16(FREE_HEAD, head);
         self.used = self.used.advance(token.descriptors, self.size);
     }
 
     /// After all chains of the batch were staged, before it becomes visible.
     #[inline]
     pub(crate) fn announce(&mut self) {
+        self.store_u16(FREE_HEAD, self.free_head);
         self.store_used();
     }
 
@@ -334,11 +314,13 @@ impl PackedRecorder {
 
     fn load_descriptor(&self, at: u16) -> PackedDescriptor {
         let at = entry(at);
+        let rest = self.load_u64(at + ENTRY_ID).to_ne_bytes();
+        let [i0, i1, f0, f1, l0, l1, l2, l3] = rest;
         PackedDescriptor {
             addr: self.load_u64(at + ENTRY_ADDR).into(),
-            len: self.load_u32(at + ENTRY_LEN).into(),
-            id: self.load_u16(at + ENTRY_ID).into(),
-            flags: self.load_u16(at + ENTRY_FLAGS).into(),
+            len: u32::from_ne_bytes([l0, l1, l2, l3]).into(),
+            id: u16::from_ne_bytes([i0, i1]).into(),
+            flags: u16::from_ne_bytes([f0, f1]).into(),
         }
     }
 
@@ -346,9 +328,14 @@ impl PackedRecorder {
     fn store_descriptor(&self, at: u16, descriptor: &PackedDescriptor) {
         let at = entry(at);
         self.store_u64(at + ENTRY_ADDR, descriptor.addr.get());
-        self.store_u32(at + ENTRY_LEN, descriptor.len.get());
-        self.store_u16(at + ENTRY_ID, descriptor.id.get());
-        self.store_u16(at + ENTRY_FLAGS, descriptor.flags.get());
+        // `id`, `flags` and `len` follow each other, so one store does for the three.
+        let [i0, i1] = descriptor.id.get().to_ne_bytes();
+        let [f0, f1] = descriptor.flags.get().to_ne_bytes();
+        let [l0, l1, l2, l3] = descriptor.len.get().to_ne_bytes();
+        self.store_u64(
+            at + ENTRY_ID,
+            u64::from_ne_bytes([i0, i1, f0, f1, l0, l1, l2, l3]),
+        );
     }
 }
 
@@ -371,7 +358,6 @@ macro_rules! fields {
 fields! {
     load_u8 store_u8 u8
     load_u16 store_u16 u16
-    load_u32 store_u32 u32
     load_u64 store_u64 u64
 }
 
