@@ -4,6 +4,8 @@
 
 use std::io::IsTerminal;
 use std::io::Read;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 
 use machine::Controls;
 use nix::sys::termios;
@@ -13,31 +15,39 @@ use nix::sys::termios::Termios;
 /// Ctrl-A.
 const ESCAPE: u8 = 1;
 
+/// The terminal's settings to go back to.
+static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
+
 /// A terminal in raw mode; dropping it restores the terminal.
-pub(crate) struct RawTerminal(Option<Termios>);
+pub(crate) struct RawTerminal;
 
 impl RawTerminal {
     /// Puts standard input into raw mode if it is a terminal.
     pub(crate) fn enter() -> Self {
         let stdin = std::io::stdin();
-        if !stdin.is_terminal() {
-            return Self(None);
+        if stdin.is_terminal()
+            && let Ok(before) = termios::tcgetattr(&stdin)
+        {
+            let mut raw = before.clone();
+            termios::cfmakeraw(&mut raw);
+            *BEFORE.lock().unwrap_or_else(PoisonError::into_inner) = Some(before);
+            let _ = termios::tcsetattr(&stdin, SetArg::TCSANOW, &raw);
         }
-        let Ok(before) = termios::tcgetattr(&stdin) else {
-            return Self(None);
-        };
-        let mut raw = before.clone();
-        termios::cfmakeraw(&mut raw);
-        let _ = termios::tcsetattr(&stdin, SetArg::TCSANOW, &raw);
-        Self(Some(before))
+        Self
     }
 }
 
 impl Drop for RawTerminal {
     fn drop(&mut self) {
-        if let Some(before) = &self.0 {
-            let _ = termios::tcsetattr(std::io::stdin(), SetArg::TCSANOW, before);
-        }
+        restore();
+    }
+}
+
+/// Takes the terminal out of raw mode, if it is in it. For ends of the process that drop nothing.
+pub(crate) fn restore() {
+    let before = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(before) = before {
+        let _ = termios::tcsetattr(std::io::stdin(), SetArg::TCSANOW, &before);
     }
 }
 

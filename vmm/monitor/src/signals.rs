@@ -1,4 +1,5 @@
-//! SIGTERM, SIGINT and SIGHUP: the power button first, the end when it does not help.
+//! SIGTERM, SIGINT and SIGHUP: the power button first, the end when it does not help, and the end of the process when
+//! even that does not (a backend or a reader of the serial output that holds a vCPU's thread up).
 //!
 //! One rule: the signals are blocked in every thread and waited for in one, so no handler runs anywhere.
 
@@ -8,8 +9,13 @@ use machine::Controls;
 use nix::sys::signal::SigSet;
 use nix::sys::signal::Signal;
 
+use crate::console;
+use crate::exit;
 use crate::status::Event;
 use crate::status::Status;
+
+/// How long the vCPUs may take to stop.
+const STOP_MOST: Duration = Duration::from_secs(5);
 
 /// Blocks the signals; call before any thread starts.
 pub(crate) fn block() -> nix::Result<SigSet> {
@@ -35,11 +41,11 @@ pub(crate) fn watch(
         let heard = controls.press_power_button();
         status.report(&Event::PowerButton { heard });
         if heard {
-            end_later(controls.clone(), patience);
+            end_later(controls.clone(), patience, status);
             // A second signal ends the wait.
             let _ = set.wait();
         }
-        controls.stop();
+        stop(&controls, status);
     };
     std::thread::Builder::new()
         .name("signals".into())
@@ -47,10 +53,22 @@ pub(crate) fn watch(
     Ok(())
 }
 
-fn end_later(controls: Controls, patience: Duration) {
+/// Stops the VM, which ends the process; if it does not, ends the process under the threads that do not end.
+fn stop(controls: &Controls, status: Status) {
+    controls.stop();
+    std::thread::sleep(STOP_MOST);
+    console::restore();
+    status.report(&Event::Error {
+        message: "The vCPUs do not stop: something that they wait for does not answer",
+        exit_code: exit::FAILED,
+    });
+    std::process::exit(i32::from(exit::FAILED));
+}
+
+fn end_later(controls: Controls, patience: Duration, status: Status) {
     let end = move || {
         std::thread::sleep(patience);
-        controls.stop();
+        stop(&controls, status);
     };
     // Without a thread for it, a second signal still ends the VM.
     let _ = std::thread::Builder::new()

@@ -58,6 +58,10 @@ const TESTS: &[(&str, Test)] = &[
         "the_monitor_names_the_backend_that_is_not_there",
         monitor::no_backend,
     ),
+    (
+        "the_monitor_ends_even_when_nobody_reads_its_output",
+        monitor::stuck,
+    ),
 ];
 
 fn main() {

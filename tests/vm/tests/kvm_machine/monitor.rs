@@ -180,3 +180,16 @@ pub fn no_backend() -> anyhow::Result<()> {
     );
     Ok(())
 }
+
+pub fn stuck() -> anyhow::Result<()> {
+    // mov edx,0x3f8; again: mov al,'m'; out dx,al; jmp again
+    let code = [0xba, 0xf8, 3, 0, 0, 0xb0, b'm', 0xee, 0xeb, 0xfb];
+    let mut run = Run::new(&code, &["--sandbox", "off"])?;
+    // Nobody reads the serial output: once the pipe is full, the vCPU's thread hangs in a write.
+    let mut child = run.command.spawn().context("timeout")?;
+    std::thread::sleep(Duration::from_secs(3));
+    nix::sys::signal::kill(Pid::from_raw(child.id().try_into()?), Signal::SIGTERM)?;
+    let status = child.wait()?;
+    ensure!(status.code() == Some(70), "{status:?}");
+    Ok(())
+}
