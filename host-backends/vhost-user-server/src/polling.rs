@@ -9,6 +9,12 @@ use std::time::Instant;
 const AUTO_MAX: Duration = Duration::from_micros(50);
 /// First window after zero.
 const AUTO_MIN: Duration = Duration::from_micros(10);
+/// A sleep up to this long would have been spared by polling. Longer than the window, because it contains what sleeping itself costs: a
+/// guest's doorbell is an exit to the host, and waking takes as long again, so that a driver that answers within a microsecond is not
+/// seen before 60 us or so where exits are dear; judged by the window alone, one bad moment would end polling for ever.
+const GROW_BELOW: Duration = Duration::from_micros(200);
+/// After a sleep of this length polling was in vain.
+const SHRINK_ABOVE: Duration = Duration::from_micros(800);
 /// Idle rounds between two looks at the clock.
 const ROUNDS_PER_CLOCK: u32 = 8;
 
@@ -68,9 +74,9 @@ impl Poller {
         if self.mode != Polling::Auto {
             return;
         }
-        if time <= AUTO_MAX {
+        if time <= GROW_BELOW {
             self.window = (self.window * 2).clamp(AUTO_MIN, AUTO_MAX);
-        } else if time > AUTO_MAX * 4 {
+        } else if time > SHRINK_ABOVE {
             let half = self.window / 2;
             self.window = if half < AUTO_MIN / 2 {
                 Duration::ZERO
