@@ -82,7 +82,7 @@ pub(crate) fn run(options: RunOptions) -> u8 {
     let started = Instant::now();
     match run_to_end(options, status) {
         Ok((reason, exit_code)) => {
-            let seconds = started.elapsed().as_secs_f64();
+            let seconds = (started.elapsed().as_secs_f64() * 1e3).round() / 1e3;
             status.report(&Event::Stopped {
                 reason,
                 exit_code,
