@@ -37,6 +37,8 @@ const QUEUE_SIZE: u16 = 512;
 const STALL_MS: u16 = 10_000;
 /// `VIRTIO_BLK_F_MQ`, virtio 1.4 section 5.2.3.
 const BLK_F_MQ: u64 = 1 << 12;
+/// `VIRTIO_BLK_F_FLUSH`: without it every write would have to be durable before it completes.
+const BLK_F_FLUSH: u64 = 1 << 9;
 
 /// One request slot.
 struct Slot {
@@ -75,7 +77,7 @@ fn run_and<T>(socket: &Path, job: &Job, and: impl FnOnce(Sample) -> Result<T>) -
     let mut features = VirtioFeatureFlags::VERSION_1 | VirtioFeatureFlags::RING_EVENT_IDX;
     features.set(VirtioFeatureFlags::RING_PACKED, job.packed);
     let mut transport: Box<VirtioBlkTransport> =
-        Box::new(VhostUser::new(path, features.bits() | BLK_F_MQ)?);
+        Box::new(VhostUser::new(path, features.bits() | BLK_F_MQ | BLK_F_FLUSH)?);
     let offered = VirtioFeatureFlags::from_bits_truncate(transport.get_features());
     if job.packed && !offered.contains(VirtioFeatureFlags::RING_PACKED) {
         bail!("the server does not offer packed virtqueues");
