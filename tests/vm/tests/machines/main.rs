@@ -37,6 +37,7 @@ const TESTS: &[(&str, Test)] = &[
         nested::two_processors,
     ),
     ("the_probe_guest_verifies_a_disk", probe::verify),
+    ("the_probe_guest_verifies_a_disk_on_svm", nested::probe),
     (
         "the_probe_guest_verifies_a_disk_over_four_packed_queues",
         probe::packed_queues,

@@ -68,6 +68,46 @@ fn nested(name: &str, cpus: u16) -> anyhow::Result<()> {
     outer.power_off(BOOT)
 }
 
+/// The probe guest on real virtualization hardware, as QEMU emulates it: the same image as on this machine's KVM.
+pub fn probe() -> anyhow::Result<()> {
+    vm::tool("qemu-system-x86_64", "qemu-system-x86")?;
+    let kernel = debian::cloud_kernel()?;
+    let logs = paths::logs("nested-probe")?;
+    let folder = tempfile::tempdir()?;
+    let root = folder.path().join("outer");
+    tree::copy(&debian::user_land()?, &root)?;
+    for program in [binaries::blockd()?, binaries::monitor()?] {
+        let name = program.file_name().unwrap_or_default();
+        std::fs::copy(&program, root.join("usr/bin").join(name))?;
+    }
+    std::fs::copy(binaries::probe_guest()?, root.join("probe-guest"))?;
+    let scenario = include_str!("../../guest/outer-probe.sh");
+    tree::script(&root.join("scenario"), scenario)?;
+    std::fs::create_dir(root.join("disks"))?;
+    image::empty(&root.join("disks/probe.img"), 16 * MIB)?;
+    let image = folder.path().join("outer.img");
+    image::ext4_from_tree(&image, &root, 500 * MIB)?;
+    let initramfs = folder.path().join("outer.cpio");
+    let modules = [DISK_MODULES, KVM_MODULES].concat();
+    let to_root = include_str!("../../guest/to-root.sh");
+    tree::initramfs(&initramfs, &kernel, &modules, None, to_root)?;
+    let mut machine = Machine::debian(&kernel.vmlinux, &initramfs);
+    machine.cpu = "EPYC,+svm".into();
+    machine.cpus = 2;
+    machine.memory_mib = 1024;
+    machine.snapshots.push(image);
+    let mut outer = machine.start(&logs)?;
+    outer.console.expect("@@ up", BOOT)?;
+    for packed in ["split", "packed"] {
+        let said = outer.console.expect("\"kind\":\"verify\"", INNER)?;
+        ensure!(said.contains("\"good\":true"), "{packed} rings: {said}");
+    }
+    let said = outer.console.expect("@@ monitor ended", BOOT)?;
+    ensure!(said.ends_with("with 0"), "the probe guest: {said}");
+    outer.console.expect("@@ outer complete", BOOT)?;
+    outer.power_off(BOOT)
+}
+
 /// The outer guest's disk: user land, our programs, the inner guest's kernel, initramfs and disks.
 fn outer_image(folder: &Path, kernel: &Kernel, cpus: u16) -> anyhow::Result<PathBuf> {
     let tools = debian::user_land()?;
