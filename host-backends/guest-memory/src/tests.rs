@@ -468,3 +468,37 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn huge_pages_are_mapped_and_guarded() {
+    const HUGE: u64 = 2 << 20;
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_HUGETLB | MFdFlags::MFD_HUGE_2MB;
+    let Ok(fd) = nix::sys::memfd::memfd_create("huge", flags) else {
+        eprintln!("skipped: this kernel has no huge pages");
+        return;
+    };
+    nix::unistd::ftruncate(&fd, (2 * HUGE).cast_signed()).unwrap();
+    let free = std::fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
+    if free.map_or(0, |text| text.trim().parse::<u64>().unwrap_or(0)) < 2 {
+        eprintln!("skipped: no huge pages are set aside");
+        return;
+    }
+    // A region need not be a multiple of the huge page, nor start at one.
+    let spec = RegionSpec {
+        guest_addr: 0,
+        size: HUGE,
+        user_addr: 0,
+        mmap_offset: HUGE / 2,
+    };
+    let memory = GuestMemory::new(vec![(spec, fd.try_clone().unwrap())]).unwrap();
+    memory.write(0, b"first").unwrap();
+    memory.write(HUGE - 4, b"last").unwrap();
+    nix::unistd::ftruncate(&fd, HUGE.cast_signed()).unwrap();
+    let mut back = [1; 4];
+    memory.read(HUGE - 4, &mut back).unwrap();
+    assert_eq!(back, [0; 4]);
+    assert!(memory.poisoned());
+    let mut back = [0; 5];
+    memory.read(0, &mut back).unwrap();
+    assert_eq!(&back, b"first");
+}

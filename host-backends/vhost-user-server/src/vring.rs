@@ -92,7 +92,7 @@ impl Vring {
         }
         let started = self.start(addresses, environment);
         if started.is_err() {
-            self.broken = true;
+            // Not for ever: a later message (the memory that is missing, say) may make it possible.
             self.handler = None;
             if let Some(err) = &self.err {
                 // A new eventfd of the front-end's could block only if its counter was filled; then it knows already.

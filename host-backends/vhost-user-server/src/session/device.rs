@@ -62,7 +62,7 @@ impl Session {
         if changed & !TRANSPORT != 0 || !running {
             self.device.acked(features & !TRANSPORT);
         }
-        self.start_all()?;
+        self.start_all();
         Ok(Answer::Done)
     }
 

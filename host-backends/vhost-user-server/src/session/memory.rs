@@ -30,28 +30,30 @@ impl Session {
     }
 
     /// Puts `memory` in place of the present snapshot, around running rings.
-    fn switch_memory(&mut self, memory: GuestMemory) -> Outcome {
+    fn switch_memory(&mut self, memory: GuestMemory) {
         self.pause_all(Stop::Drain);
         self.memory = Arc::new(memory);
-        self.start_all()?;
-        Ok(Answer::Done)
+        self.start_all();
     }
 
     pub(super) fn set_mem_table(&mut self, regions: &[MemoryRegion], fds: Vec<OwnedFd>) -> Outcome {
         let regions = regions.iter().map(spec).zip(fds).collect();
         let memory = GuestMemory::new(regions)?.with_log(self.active_log())?;
-        self.switch_memory(memory)
+        self.switch_memory(memory);
+        Ok(Answer::Done)
     }
 
     pub(super) fn add_mem_reg(&mut self, region: MemoryRegion, fd: Option<OwnedFd>) -> Outcome {
         let fd = fd.ok_or(Refusal::FdCount(0))?;
         let memory = self.memory.with_region(spec(&region), fd)?;
-        self.switch_memory(memory)
+        self.switch_memory(memory);
+        Ok(Answer::Done)
     }
 
     pub(super) fn rem_mem_reg(&mut self, region: MemoryRegion) -> Outcome {
         let memory = self.memory.without_region(&spec(&region))?;
-        self.switch_memory(memory)
+        self.switch_memory(memory);
+        Ok(Answer::Done)
     }
 
     pub(super) fn set_log_base(&mut self, log: LogBase, fd: Option<OwnedFd>) -> Outcome {
@@ -61,7 +63,7 @@ impl Session {
         let checked = self.memory.with_log(Some(new.clone()))?;
         self.log = Some(new);
         if self.features & feature::LOG_ALL != 0 {
-            self.switch_memory(checked)?;
+            self.switch_memory(checked);
         }
         Ok(Answer::Reply(Reply::Log(log)))
     }

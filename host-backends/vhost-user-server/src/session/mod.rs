@@ -316,16 +316,22 @@ impl Session {
         }
     }
 
-    /// Starts every ring that is to run; returns the first failure after trying all.
-    pub(crate) fn start_all(&mut self) -> Result<(), Refusal> {
-        let mut result = Ok(());
+    /// Starts every ring that is to run. One that cannot is signalled and logged, and tried again with the next message
+    /// that may help it; what the present message asked for was done all the same.
+    pub(crate) fn start_all(&mut self) {
         for at in 0..self.vrings.len() {
-            let started = self.start_ring(at);
-            if result.is_ok() {
-                result = started;
+            if let Err(refusal) = self.start_ring(at)
+                && let Some(suppressed) = self.shared.admit_log()
+            {
+                let chain = error_chain(&refusal);
+                tracing::warn!(
+                    device = self.name,
+                    queue = at,
+                    suppressed,
+                    "Not started: {chain}"
+                );
             }
         }
-        result
     }
 
     pub(crate) fn start_ring(&mut self, at: usize) -> Result<(), Refusal> {
