@@ -577,3 +577,29 @@ fn split_requests_fill_the_ring_to_the_last_descriptor_without_breaking_it() {
         }
     }
 }
+
+#[test]
+fn a_disk_that_shrinks_under_io_fails_what_is_beyond_its_end_and_goes_on() {
+    let mut rig = rig(5, 0);
+    let half = DISK as u64 / 1024;
+    rig.queues[0]
+        .submit(&rig.platform, read(half, 512, 1))
+        .unwrap();
+    rig.queues[0]
+        .submit(&rig.platform, read(0, 512, 2))
+        .unwrap();
+    rig.queues[0].kick();
+    rig.disk.data.truncate(DISK / 2);
+    rig.function
+        .registers()
+        .change_config(0, &half.to_le_bytes());
+    assert!(rig.driver.config_changed(&rig.platform).is_ok());
+    rig.disk.serve(0);
+    let beyond = rig.queues[0].poll(&rig.platform).unwrap().unwrap();
+    assert_eq!((beyond.cookie, beyond.result), (1, Err(RequestError::Io)));
+    assert_eq!(
+        rig.queues[0].poll(&rig.platform).unwrap().unwrap().result,
+        Ok(Success::Done)
+    );
+    rig.finish();
+}

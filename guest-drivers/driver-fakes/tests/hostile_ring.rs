@@ -280,3 +280,32 @@ fn interrupts_for_nothing_do_nothing() {
         rig.finish();
     }
 }
+
+#[test]
+fn packed_flags_that_flip_are_no_completion_until_both_agree() {
+    let mut rig = rig(3, feature::RING_PACKED);
+    for cookie in 0..2 {
+        rig.queues[0]
+            .submit(&rig.platform, read(0, 512, cookie))
+            .unwrap();
+    }
+    rig.queues[0].kick();
+    for flags in [1 << 7, 1 << 7 | 2, 0, 2] {
+        packed_used(&rig, 0, 0, 1, flags);
+        assert!(
+            rig.queues[0].poll(&rig.platform).unwrap().is_none(),
+            "flags {flags:#x}"
+        );
+    }
+    packed_used(&rig, 0, 0, 1, PACKED_USED);
+    assert_eq!(
+        rig.queues[0].poll(&rig.platform).unwrap().unwrap().cookie,
+        0
+    );
+    // What the device does to a slot afterwards is not looked at again before its turn comes.
+    packed_used(&rig, 0, 0, 1, 0);
+    packed_used(&rig, 0, 0, 1, PACKED_USED);
+    assert!(rig.queues[0].poll(&rig.platform).unwrap().is_none());
+    assert_eq!(recover(&mut rig), [1]);
+    rig.finish();
+}
