@@ -65,4 +65,7 @@ pub struct Cli {
     /// Print the descriptor for /usr/share/qemu/vhost-user/50-paravane-blockd.json, and end.
     #[arg(long, exclusive = true)]
     pub print_descriptor: bool,
+    /// Write the manual page into this folder, and end.
+    #[arg(long, value_name = "FOLDER", exclusive = true, hide = true)]
+    pub man_pages: Option<PathBuf>,
 }

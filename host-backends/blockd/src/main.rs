@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use block_backend::BlockDevice;
 use block_backend::BlockSpec;
+use clap::CommandFactory;
 use clap::Parser;
 use daemon_shell::DeviceSpec;
 use daemon_shell::Error;
@@ -35,6 +36,18 @@ fn main() -> ExitCode {
     if cli.print_descriptor {
         println!("{}", descriptor());
         return Exit::Ok.into();
+    }
+    if let Some(folder) = &cli.man_pages {
+        return match clap_mangen::generate_to(Cli::command(), folder) {
+            Ok(()) => Exit::Ok.into(),
+            Err(error) => {
+                eprintln!(
+                    "error: Cannot write the manual page into {}: {error}",
+                    folder.display()
+                );
+                Exit::Failed.into()
+            }
+        };
     }
     match serve(cli) {
         Ok(()) => Exit::Ok.into(),

@@ -186,6 +186,18 @@ fn capabilities_and_descriptor_are_json() {
 }
 
 #[test]
+fn the_manual_page_is_written_where_told() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let folder = dir.path().display().to_string();
+    assert!(finish(&["--man-pages", &folder]).status.success());
+    let page = std::fs::read_to_string(dir.path().join("paravane-blockd.1")).expect("the page");
+    assert!(page.contains("socket\\-path"));
+    let (code, message) = refusal(&["--man-pages", "/nonexistent"]);
+    assert_eq!(code, 1);
+    assert!(message.contains("/nonexistent"));
+}
+
+#[test]
 fn help_names_every_option_with_a_text_and_an_example() {
     let output = finish(&["--help"]);
     let help = String::from_utf8(output.stdout).expect("text");

@@ -10,6 +10,7 @@
 )]
 
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::RwLock;
 use std::sync::atomic::AtomicU32;
@@ -142,6 +143,14 @@ impl Pages {
 
     /// Marks what the image holds now.
     fn learn(&self, image: &Image, size: u64) {
+        if image.kind == Kind::HugeFile {
+            // It cannot tell holes from data; only when it has all its pages is that known.
+            let allocated = image.file.metadata().map_or(0, |meta| meta.blocks() * 512);
+            if allocated >= size && size != 0 {
+                self.set(0, size);
+            }
+            return;
+        }
         let mut from = 0;
         while let Ok(data) = lseek(&image.file, from, Whence::SeekData) {
             let end = lseek(&image.file, data, Whence::SeekHole).unwrap_or(data);

@@ -1,7 +1,7 @@
 //! Requests in flight on one queue: their slots, the engine that moves them, the guest memory they point into.
 //!
-//! Rule: this is where the engines' contract is kept. Buffers come only from guest memory that the runner holds, it lets
-//! go of that memory only when nothing is pending, and the engine is dropped first, which waits for what is.
+//! Rule: this is where the engines' contract is kept. Buffers come only from guest memory that the runner holds, and it
+//! lets go of that memory only when nothing is pending; dropping it waits for that.
 #![expect(
     unsafe_code,
     reason = "starts engine steps, whose contract is kept here"
@@ -24,7 +24,6 @@ use crate::request::Range;
 
 /// The slots of one queue; `T` is what the queue keeps with each request.
 pub(crate) struct Runner<T> {
-    // Dropped first: waits for pending steps while the fields below still stand.
     engine: Box<dyn Engine>,
     image: Arc<Image>,
     slots: Vec<Slot<T>>,
@@ -223,6 +222,22 @@ impl<T: Default> Runner<T> {
             if let Next::Over(result) = entry.work.advance(result) {
                 return Some(result);
             }
+        }
+    }
+}
+
+impl<T> Drop for Runner<T> {
+    fn drop(&mut self) {
+        while self.engine.pending() != 0 {
+            if self.engine.wait().is_err() {
+                // What the kernel may still write to is given up rather than given back.
+                std::mem::forget(self.memory.take());
+                std::mem::forget(std::mem::take(&mut self.older));
+                std::mem::forget(std::mem::take(&mut self.slots));
+                return;
+            }
+            self.over.clear();
+            self.engine.reap(&mut self.over);
         }
     }
 }

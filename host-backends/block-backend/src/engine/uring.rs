@@ -360,16 +360,3 @@ impl Engine for UringEngine {
 
 /// IORING_ENTER_GETEVENTS.
 const GETEVENTS: u32 = 1;
-
-impl Drop for UringEngine {
-    fn drop(&mut self) {
-        let mut over = Vec::new();
-        while self.pending != 0 {
-            if self.wait().is_err() {
-                break;
-            }
-            self.reap(&mut over);
-            over.clear();
-        }
-    }
-}

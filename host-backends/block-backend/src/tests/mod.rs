@@ -7,6 +7,7 @@ mod engines;
 mod faults;
 mod hostile;
 mod image;
+mod properties;
 mod ranges;
 mod requests;
 mod resize;
