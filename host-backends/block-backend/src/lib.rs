@@ -12,6 +12,8 @@ mod config;
 mod device;
 mod engine;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod handler;
 mod image;
 mod lock;

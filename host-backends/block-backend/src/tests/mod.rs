@@ -1,5 +1,6 @@
 //! The disk against a driver in the same process: real rings, real memory, real images.
 
+mod block_device;
 mod bounds;
 mod cache;
 mod config;
