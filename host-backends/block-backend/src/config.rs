@@ -18,8 +18,9 @@ use crate::request::MAX_RANGES;
 
 /// Largest data segment in bytes that a driver should send.
 const SIZE_MAX: u32 = 4 << 20;
-/// Most data segments that a driver should send.
-const SEG_MAX: u32 = 254;
+/// Most data segments that a driver should send: with head and status they fit the usual ring of 128 without indirect
+/// descriptors.
+const SEG_MAX: u32 = 126;
 
 /// Every feature bit that a disk of `spec` offers.
 pub(crate) fn features(spec: &BlockSpec) -> u64 {
@@ -48,7 +49,6 @@ pub(crate) fn features(spec: &BlockSpec) -> u64 {
 pub(crate) fn space(spec: &BlockSpec, size: u64, writeback: bool) -> Config {
     let block = spec.block_size;
     let discard_alignment = (spec.physical_block_size.max(block)) / 512;
-    // Without indirect descriptors the head and the status take two descriptors of the ring.
     let seg_max = u32::from(spec.queue_size)
         .saturating_sub(2)
         .clamp(1, SEG_MAX);

@@ -174,8 +174,8 @@ pub struct BlockSpec {
     /// Request queues; one worker thread each.
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Disk")]
     pub num_queues: u16,
-    /// Largest ring per queue, a power of two; the guest may choose a smaller one.
-    #[arg(long, value_name = "N", default_value_t = 256, help_heading = "Disk")]
+    /// Largest ring that a front-end may give a queue, a power of two.
+    #[arg(long, value_name = "N", default_value_t = 1024, help_heading = "Disk")]
     pub queue_size: u16,
     /// Serial number that the guest sees, up to 20 ASCII characters [default: made from the image's inode].
     #[arg(long, value_name = "TEXT", help_heading = "Disk")]
@@ -213,7 +213,7 @@ impl Default for BlockSpec {
             physical_block_size: 4096,
             optimal_io_size: 0,
             num_queues: 1,
-            queue_size: 256,
+            queue_size: 1024,
             serial: None,
             discard: true,
             write_zeroes: true,
