@@ -83,6 +83,7 @@ fn spec(image: &tempfile::NamedTempFile, setting: &Setting) -> BlockSpec {
         num_queues: QUEUES,
         queue_size: 64,
         lock: LockChoice::Off,
+        in_order: setting.features & feature::IN_ORDER != 0,
         ..BlockSpec::default()
     }
 }
@@ -467,6 +468,20 @@ fn io_uring_completes_everything_in_any_order() {
             feature::RING_PACKED | feature::RING_INDIRECT_DESC
         };
         Storm::new(setting(400 + seed, features, EngineChoice::Uring)).run(150);
+    }
+}
+
+#[test]
+fn completions_in_order_survive_io_uring_and_deaths() {
+    for (seed, features) in ring_feature_sets().enumerate() {
+        let features = features | feature::IN_ORDER;
+        let seed = 500 + seed as u64;
+        Storm::new(setting(seed, features, EngineChoice::Uring)).run(60);
+        Storm::new(Setting {
+            kill_one_in: 6,
+            ..setting(seed, features, EngineChoice::Sync)
+        })
+        .run(80);
     }
 }
 

@@ -121,6 +121,7 @@ pub fn ring_feature_sets() -> Vec<u64> {
         feature::RING_INDIRECT_DESC,
         feature::NOTIFICATION_DATA,
         feature::RING_RESET,
+        feature::IN_ORDER,
     ];
     (0..1_u32 << bits.len())
         .map(|set| {
