@@ -47,7 +47,7 @@ fuzz_target!(|data: &[u8]| {
                 }
             }
             3 => {
-                queue.publish();
+                let _ = queue.publish();
             }
             4 => {
                 // A broken queue stays broken; the bound is the point.
@@ -61,7 +61,7 @@ fuzz_target!(|data: &[u8]| {
                 }
             }
             _ => {
-                queue.arm();
+                let _ = queue.arm();
                 queue.disarm();
             }
         }

@@ -52,10 +52,10 @@ fuzz_target!(|data: &[u8]| {
                     .expect("it is in flight");
             }
             6 => {
-                queue.publish();
+                let _ = queue.publish();
             }
             _ => {
-                queue.arm();
+                let _ = queue.arm();
                 queue.disarm();
                 queue.has_work();
                 assert!(QueueState::decode(&config, queue.state().encode(config.format)).is_ok());

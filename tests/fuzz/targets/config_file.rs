@@ -1,0 +1,17 @@
+//! Configuration files: any text is a list of disks or a list of mistakes.
+#![no_main]
+
+use std::path::Path;
+
+use block_backend::BlockSpec;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    match daemon_shell::config::parse::<BlockSpec>(text, Path::new("fuzz.toml")) {
+        Ok((_, devices)) => assert!(!devices.is_empty(), "a daemon without a device"),
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+});
