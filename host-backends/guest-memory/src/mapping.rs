@@ -100,6 +100,17 @@ impl Mapping {
         // SAFETY: offset was just checked against the mapping's length.
         Some(unsafe { self.start.add(offset) })
     }
+
+    /// Makes the page table entries of `len` bytes from `offset` on in one call, instead of a fault each. A hint:
+    /// what cannot be made now faults later. Holes in the range are filled, as a read of them would.
+    pub fn populate(&self, offset: usize, len: usize) {
+        let Some(start) = self.span(offset, len) else {
+            return;
+        };
+        let start = start.cast();
+        // SAFETY: the range lies inside the mapping; populating it changes no byte. A kernel before 5.14 refuses.
+        let _ = unsafe { libc::madvise(start.as_ptr(), len, libc::MADV_POPULATE_READ) };
+    }
 }
 
 impl Drop for Mapping {

@@ -411,6 +411,33 @@ fn mapping_may_start_anywhere_in_its_file() {
     assert!(mapping.span(usize::MAX, 2).is_none());
 }
 
+/// How much of `mapping` this process has page table entries for, in KiB.
+fn mapped_kib(mapping: &Mapping) -> u64 {
+    let start = format!("{:x}-", mapping.as_ptr().as_ptr() as usize);
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut lines = maps.lines().skip_while(|line| !line.starts_with(&start));
+    let rss = lines.find_map(|line| line.strip_prefix("Rss:")).unwrap();
+    rss.trim_end_matches("kB").trim().parse().unwrap()
+}
+
+#[test]
+fn populated_pages_need_no_fault_of_their_own() {
+    let fd = memfd(512 * PAGE);
+    for page in 0..512 {
+        nix::sys::uio::pwrite(&fd, b"here", page * 4096).unwrap();
+    }
+    let mapping = Mapping::new(fd.as_fd(), 0, 512 * PAGE, Access::ReadWrite).unwrap();
+    assert_eq!(mapped_kib(&mapping), 0);
+    mapping.populate(0, 513 * 4096);
+    assert_eq!(
+        mapped_kib(&mapping),
+        0,
+        "a range that is not inside is not touched"
+    );
+    mapping.populate(0, 512 * 4096);
+    assert_eq!(mapped_kib(&mapping), 2048);
+}
+
 #[test]
 fn only_eventfds_pass_for_eventfds() {
     let (pipe, writer) = nix::unistd::pipe().unwrap();

@@ -37,6 +37,9 @@ use crate::image::Kind;
 #[cfg(target_arch = "x86_64")]
 const LINES: usize = 4;
 
+/// Page table entries are made in pieces of this size: 2 MiB, a page table's worth.
+const CHUNK_SHIFT: u32 = 21;
+
 /// The mapping that all queues of a disk use, replaced when the disk changes size.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -51,13 +54,54 @@ pub(crate) struct Shared {
 struct View {
     mapping: Option<Mapping>,
     pages: Pages,
+    /// One bit per [`CHUNK_SHIFT`] bytes: set when their page table entries were made, or tried.
+    mapped: Bits,
 }
 
 /// One bit per page of the image: set when the page exists.
 #[derive(Debug)]
 struct Pages {
-    bits: Vec<AtomicU64>,
+    bits: Bits,
     shift: u32,
+}
+
+/// Bits that all queues share.
+#[derive(Debug)]
+struct Bits(Vec<AtomicU64>);
+
+impl Bits {
+    fn new(count: u64) -> Self {
+        let words = usize::try_from(count.div_ceil(64)).unwrap_or(0);
+        Self(
+            std::iter::repeat_with(AtomicU64::default)
+                .take(words)
+                .collect(),
+        )
+    }
+
+    #[inline]
+    fn word(&self, bit: u64) -> Option<(&AtomicU64, u64)> {
+        let word = self.0.get(usize::try_from(bit / 64).ok()?)?;
+        Some((word, 1 << (bit % 64)))
+    }
+
+    #[inline]
+    fn has(&self, bit: u64) -> bool {
+        self.word(bit)
+            .is_some_and(|(word, mask)| word.load(Ordering::Relaxed) & mask != 0)
+    }
+
+    fn set(&self, bit: u64) {
+        if let Some((word, mask)) = self.word(bit) {
+            word.fetch_or(mask, Ordering::Relaxed);
+        }
+    }
+
+    fn clear(&self, bit: u64) {
+        if let Some((word, mask)) = self.word(bit) {
+            word.fetch_and(!mask, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Shared {
@@ -110,7 +154,12 @@ impl View {
         };
         let pages = Pages::new(size, image.granule);
         pages.learn(image, size);
-        Ok(Self { mapping, pages })
+        let mapped = Bits::new(size.div_ceil(1 << CHUNK_SHIFT));
+        Ok(Self {
+            mapping,
+            pages,
+            mapped,
+        })
     }
 
     /// The address of `len` bytes at `offset`, when the image is known to have all of their pages.
@@ -120,8 +169,31 @@ impl View {
         if mapping.poisoned() || !self.pages.has(offset, len as u64) {
             return None;
         }
+        let first = offset >> CHUNK_SHIFT;
+        let last = (offset + (len as u64).max(1) - 1) >> CHUNK_SHIFT;
+        for chunk in first..=last {
+            if !self.mapped.has(chunk) {
+                self.map_chunk(mapping, chunk);
+            }
+        }
         let span = mapping.span(usize::try_from(offset).ok()?, len)?;
         Some(span.as_ptr())
+    }
+
+    /// Makes the page table entries of a chunk in one call, where a fault each would cost more
+    /// than the copy. Only where all of its pages exist: a hole would be filled by that.
+    #[cold]
+    fn map_chunk(&self, mapping: &Mapping, chunk: u64) {
+        self.mapped.set(chunk);
+        let start = chunk << CHUNK_SHIFT;
+        let len = (mapping.len() as u64)
+            .saturating_sub(start)
+            .min(1 << CHUNK_SHIFT);
+        if self.pages.has(start, len)
+            && let (Ok(start), Ok(len)) = (usize::try_from(start), usize::try_from(len))
+        {
+            mapping.populate(start, len);
+        }
     }
 
     fn poisoned(&self) -> bool {
@@ -132,11 +204,8 @@ impl View {
 impl Pages {
     fn new(size: u64, granule: u64) -> Self {
         let shift = granule.max(4096).next_power_of_two().ilog2();
-        let words = usize::try_from(size.div_ceil(64 << shift)).unwrap_or(0);
         Self {
-            bits: std::iter::repeat_with(AtomicU64::default)
-                .take(words)
-                .collect(),
+            bits: Bits::new(size.div_ceil(1 << shift)),
             shift,
         }
     }
@@ -170,33 +239,18 @@ impl Pages {
         (offset >> self.shift)..=(last >> self.shift)
     }
 
-    fn word(&self, page: u64) -> Option<(&AtomicU64, u64)> {
-        let word = self.bits.get(usize::try_from(page / 64).ok()?)?;
-        Some((word, 1 << (page % 64)))
-    }
-
     #[inline]
     fn has(&self, offset: u64, len: u64) -> bool {
-        self.span(offset, len).all(|page| {
-            self.word(page)
-                .is_some_and(|(word, bit)| word.load(Ordering::Relaxed) & bit != 0)
-        })
+        self.span(offset, len).all(|page| self.bits.has(page))
     }
 
     fn set(&self, offset: u64, len: u64) {
-        for page in self.span(offset, len) {
-            if let Some((word, bit)) = self.word(page) {
-                word.fetch_or(bit, Ordering::Relaxed);
-            }
-        }
+        self.span(offset, len).for_each(|page| self.bits.set(page));
     }
 
     fn clear(&self, offset: u64, len: u64) {
-        for page in self.span(offset, len) {
-            if let Some((word, bit)) = self.word(page) {
-                word.fetch_and(!bit, Ordering::Relaxed);
-            }
-        }
+        self.span(offset, len)
+            .for_each(|page| self.bits.clear(page));
     }
 }
 
