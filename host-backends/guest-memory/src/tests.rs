@@ -496,20 +496,45 @@ proptest! {
     }
 }
 
+/// Two huge pages more than there were, until dropped.
+struct HugePages(String);
+
+impl HugePages {
+    const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+    const FREE: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
+
+    fn number(path: &str) -> Option<u64> {
+        std::fs::read_to_string(path).ok()?.trim().parse().ok()
+    }
+
+    fn set_aside() -> Option<Self> {
+        let before = Self::number(Self::POOL)?;
+        let pool = Self(before.to_string());
+        // Refused to all but root; what is free already will do as well.
+        let _ = std::fs::write(Self::POOL, (before + 2).to_string());
+        (Self::number(Self::FREE)? >= 2).then_some(pool)
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        let _ = std::fs::write(Self::POOL, &self.0);
+    }
+}
+
 #[test]
 fn huge_pages_are_mapped_and_guarded() {
     const HUGE: u64 = 2 << 20;
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_HUGETLB | MFdFlags::MFD_HUGE_2MB;
     let Ok(fd) = nix::sys::memfd::memfd_create("huge", flags) else {
-        eprintln!("skipped: this kernel has no huge pages");
+        println!("SKIPS ITSELF huge_pages: no huge pages in this kernel");
         return;
     };
     nix::unistd::ftruncate(&fd, (2 * HUGE).cast_signed()).unwrap();
-    let free = std::fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
-    if free.map_or(0, |text| text.trim().parse::<u64>().unwrap_or(0)) < 2 {
-        eprintln!("skipped: no huge pages are set aside");
+    let Some(_pool) = HugePages::set_aside() else {
+        println!("SKIPS ITSELF huge_pages: no huge pages are set aside, and only root may");
         return;
-    }
+    };
     // A region need not be a multiple of the huge page, nor start at one.
     let spec = RegionSpec {
         guest_addr: 0,

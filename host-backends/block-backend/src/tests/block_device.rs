@@ -31,7 +31,7 @@ impl Loop {
                 image,
             }),
             other => {
-                eprintln!("skipped: cannot make a loop device ({other:?}), needs root");
+                println!("SKIPS ITSELF block_device: no loop device ({other:?}), needs root");
                 None
             }
         }
