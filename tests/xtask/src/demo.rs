@@ -88,6 +88,7 @@ pub fn run(args: &Args) -> anyhow::Result<bool> {
     let mut rows = Vec::new();
     for job in JOBS {
         shell::say(&format!("measuring {}", table::name(job)));
+        host::warm(&host.image())?;
         rows.push(Row {
             job: *job,
             guest: guest.measure(job, args.seconds)?,

@@ -25,7 +25,7 @@ pub struct Host {
 impl Host {
     /// Makes an image of `size_mib`, all of it written, so that reads find data and not holes.
     pub fn prepare(folder: Option<&Path>, size_mib: u64) -> anyhow::Result<Self> {
-        let base = folder.map_or_else(vm::paths::target, Path::to_path_buf);
+        let base = folder.map_or_else(default_base, Path::to_path_buf);
         std::fs::create_dir_all(&base)?;
         let folder = tempfile::Builder::new().prefix("demo-").tempdir_in(&base)?;
         let host = Self {
@@ -87,6 +87,30 @@ impl Host {
         .map(str::to_string)
         .to_vec()
     }
+}
+
+/// The target folder, or the temporary one when `nobody` could not get into the former.
+fn default_base() -> PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let target = vm::paths::target();
+    let open = |folder: &Path| {
+        // A folder that is not there yet will be made, and open.
+        folder
+            .metadata()
+            .map_or(true, |about| about.permissions().mode() & 0o001 != 0)
+    };
+    if target.ancestors().all(open) {
+        target
+    } else {
+        std::env::temp_dir()
+    }
+}
+
+/// Reads the whole image, so that every measurement starts with the same page cache.
+pub fn warm(image: &Path) -> anyhow::Result<()> {
+    let mut file = std::fs::File::open(image)?;
+    std::io::copy(&mut file, &mut std::io::sink())?;
+    Ok(())
 }
 
 /// What the kernel says about a process: user and system call filter.
