@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context;
+use serde_json::Value;
 use vm::daemon::Daemon;
 use vm::monitor::Vm;
 
@@ -62,7 +63,7 @@ impl Guest {
                 shell::say("the guest verifies the disk");
                 let disk = format!("socket={}", daemon.socket());
                 let lines = Vm::probe("verify", &disk)?.run(logs, "verify", PATIENCE)?;
-                let verified = lines.last().map(ToString::to_string).unwrap_or_default();
+                let verified = lines.last().map(verdict).unwrap_or_default();
                 shell::say(&format!("the daemon dies {kills} times under load"));
                 let killed = vm::soak::kill_rounds(daemon, logs, kills, |_| ())?;
                 Ok(vec![
@@ -125,4 +126,19 @@ impl Guest {
             Self::Process { .. } => Ok(()),
         }
     }
+}
+
+/// The guest's verdict for people.
+fn verdict(line: &Value) -> String {
+    let number = |key: &str| line.get(key).and_then(Value::as_u64).unwrap_or(0);
+    format!(
+        "{} requests on {} MiB: {} reads, {} writes, {} flushes, {} discards, {} write zeroes; every byte as expected",
+        number("completed"),
+        number("sectors") / 2048,
+        number("reads"),
+        number("writes"),
+        number("flushes"),
+        number("discards"),
+        number("write_zeroes"),
+    )
 }
