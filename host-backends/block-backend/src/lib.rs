@@ -4,7 +4,7 @@
 //! own memory is touched.
 //!
 //! A disk is described by a [`BlockSpec`] and opened by [`BlockDevice::open`]; the session above then serves it as a
-//! [`device_model::Device`]. Cache modes are described at [`CacheMode`], engines and what they cost in [`engine`].
+//! [`device_model::Device`]. Cache modes are described at [`CacheMode`], engines and what they cost in `engine`.
 //!
 //! Where it stops short of virtio: no ZONED, no SECURE_ERASE (a file cannot promise it), no LIFETIME (a file has none).
 

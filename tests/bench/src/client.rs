@@ -76,8 +76,10 @@ fn run_and<T>(socket: &Path, job: &Job, and: impl FnOnce(Sample) -> Result<T>) -
     let path = socket.to_str().context("socket path is not UTF-8")?;
     let mut features = VirtioFeatureFlags::VERSION_1 | VirtioFeatureFlags::RING_EVENT_IDX;
     features.set(VirtioFeatureFlags::RING_PACKED, job.packed);
-    let mut transport: Box<VirtioBlkTransport> =
-        Box::new(VhostUser::new(path, features.bits() | BLK_F_MQ | BLK_F_FLUSH)?);
+    let mut transport: Box<VirtioBlkTransport> = Box::new(VhostUser::new(
+        path,
+        features.bits() | BLK_F_MQ | BLK_F_FLUSH,
+    )?);
     let offered = VirtioFeatureFlags::from_bits_truncate(transport.get_features());
     if job.packed && !offered.contains(VirtioFeatureFlags::RING_PACKED) {
         bail!("the server does not offer packed virtqueues");

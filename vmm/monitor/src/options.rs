@@ -62,7 +62,7 @@ pub(crate) struct RunOptions {
     /// Number of vCPUs [default: 1].
     #[arg(long, value_name = "N")]
     pub(crate) cpus: Option<u32>,
-    /// A disk, may be repeated: socket=PATH[,queues=N][,queue-size=N][,packed=on].
+    /// A disk, may be repeated: `socket=PATH[,queues=N][,queue-size=N][,packed=on]`.
     #[arg(long, value_name = "KEY=VALUE,...")]
     pub(crate) disk: Vec<DiskOptions>,
     /// Serial port: stdio, off, or file:PATH [default: stdio].
