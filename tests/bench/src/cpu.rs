@@ -1,12 +1,12 @@
 //! CPU placement and accounting of the processes under test.
 
-use std::fs;
 use std::time::Duration;
 
 use anyhow::Context;
 use anyhow::Result;
 use nix::sched::CpuSet;
 use nix::sched::sched_setaffinity;
+use nix::time::clock_getcpuclockid;
 use nix::unistd::Pid;
 
 /// Pins the calling thread, and what it starts, to one CPU.
@@ -17,18 +17,13 @@ pub fn pin(cpu: Option<usize>) -> Result<()> {
     sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("cannot pin to CPU {cpu}"))
 }
 
-/// CPU time of all threads of a process so far, in nanosecond steps.
+/// CPU time of a process so far, its ended threads included.
 pub fn time(pid: u32) -> Result<Duration> {
-    let mut total = 0;
-    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        // A thread may end between the listing and the read.
-        let Ok(stat) = fs::read_to_string(task?.path().join("schedstat")) else {
-            continue;
-        };
-        let ns = stat.split(' ').next().unwrap_or_default();
-        total += ns.parse::<u64>().unwrap_or_default();
-    }
-    Ok(Duration::from_nanos(total))
+    let pid = Pid::from_raw(pid.try_into()?);
+    let now = clock_getcpuclockid(pid).and_then(|clock| clock.now());
+    Ok(now
+        .with_context(|| format!("no CPU clock of process {pid}"))?
+        .into())
 }
 
 /// The two CPUs to use: one for the client, one for the server. The same where there is only one.
