@@ -1,4 +1,4 @@
-//! A device whose registers or capabilities lie (RELIABILITY: guest drivers against a hostile host).
+//! A device whose registers or capabilities lie (REGRESSIONS: guest drivers against a hostile host).
 //!
 //! Rule: whatever it says, the driver either refuses it with an error and gives all memory back, or works; it never faults or hangs.
 //! The fake BAR asserts that every access is inside and aligned.

@@ -186,7 +186,7 @@ fn requests_taken_before_a_crash_come_again_once_and_in_order() {
 
 #[test]
 fn crash_before_the_first_completion_loses_nothing() {
-    // RELIABILITY row 46 (SPDK issue 3766): a record that was never completed to must not clear descriptor 0.
+    // REGRESSIONS row 46 (SPDK issue 3766): a record that was never completed to must not clear descriptor 0.
     for config in FORMATS.map(|format| config(format, false)) {
         let mut world = World::new(config);
         // The ring has a history that the record does not know of.
@@ -382,7 +382,7 @@ fn record_survives_hundreds_of_crashes_at_random_points() {
 
 #[test]
 fn any_damage_to_the_record_is_refused_or_survived() {
-    // RELIABILITY row 34: the record comes from the front-end.
+    // REGRESSIONS row 34: the record comes from the front-end.
     for config in FORMATS.map(|format| config(format, false)) {
         let mut world = World::new(config);
         world.submit(6);

@@ -63,7 +63,7 @@ fn reads_and_writes_cross_region_borders_and_stop_at_holes() {
 
 #[test]
 fn contiguous_spans_never_leave_their_region() {
-    // RELIABILITY rows 23 and 24: neighbours in guest memory are not neighbours here.
+    // REGRESSIONS rows 23 and 24: neighbours in guest memory are not neighbours here.
     let memory = memory();
     assert!(memory.host_slice(0, PAGE as usize).is_some());
     assert!(memory.host_slice(1, PAGE as usize).is_none());
@@ -326,7 +326,7 @@ fn log_marks_every_touched_page_and_no_other() {
 
 #[test]
 fn log_ignores_what_it_does_not_cover() {
-    // RELIABILITY rows 29 and 30.
+    // REGRESSIONS rows 29 and 30.
     let bits = memfd(2 * PAGE);
     let log = DirtyLog::new(bits.as_fd(), 16, 8).unwrap();
     assert_eq!(log.covered(), 64 * LOG_PAGE);

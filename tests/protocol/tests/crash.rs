@@ -1,4 +1,4 @@
-//! The back-end dies, the front-end stays (RELIABILITY.md row 46 and section 6d). One rule: the in-flight record lives in
+//! The back-end dies, the front-end stays (REGRESSIONS.md row 46). One rule: the in-flight record lives in
 //! the test, the back-end in a child process that is killed without warning.
 
 use anyhow::Context as _;

@@ -1,4 +1,4 @@
-//! Malformed messages, wrong descriptors, impossible rings and memory: RELIABILITY.md section 5, rows on session and
+//! Malformed messages, wrong descriptors, impossible rings and memory: REGRESSIONS.md, rows on session and
 //! memory. One rule: after each attack the same server serves the next front-end.
 
 use anyhow::Result;
@@ -67,7 +67,7 @@ fn odd_descriptors() -> Result<Vec<OwnedFd>> {
 
 #[test]
 fn ring_indices_out_of_range_are_refused_at_full_width() -> Result<()> {
-    // RELIABILITY rows 6 and 31.
+    // REGRESSIONS rows 6 and 31.
     let served = Served::new(2)?;
     let mut frontend = negotiated(&served)?;
     let event = EventFd::new()?;
@@ -110,7 +110,7 @@ fn ring_indices_out_of_range_are_refused_at_full_width() -> Result<()> {
 
 #[test]
 fn impossible_queue_sizes_are_refused() -> Result<()> {
-    // RELIABILITY row 5.
+    // REGRESSIONS row 5.
     let served = Served::new(1)?;
     let (mut frontend, guest, queue) = running(&served)?;
     frontend.stop_queue(&queue)?;
@@ -133,7 +133,7 @@ fn impossible_queue_sizes_are_refused() -> Result<()> {
 
 #[test]
 fn ring_enabled_before_its_set_up_waits_for_it() -> Result<()> {
-    // RELIABILITY row 5.
+    // REGRESSIONS row 5.
     let served = Served::new(1)?;
     let guest = Guest::new()?;
     let mut queue = guest.queue(0, SPLIT)?;
@@ -155,7 +155,7 @@ fn ring_enabled_before_its_set_up_waits_for_it() -> Result<()> {
 
 #[test]
 fn running_ring_cannot_be_moved_resized_or_rebased() -> Result<()> {
-    // RELIABILITY rows 16 and 17.
+    // REGRESSIONS rows 16 and 17.
     let served = Served::new(1)?;
     let (mut frontend, guest, mut queue) = running(&served)?;
     queue.echo(&guest, b"before..")?;
@@ -179,7 +179,7 @@ fn running_ring_cannot_be_moved_resized_or_rebased() -> Result<()> {
 
 #[test]
 fn ring_across_a_hole_or_the_end_of_memory_does_not_start() -> Result<()> {
-    // RELIABILITY row 28.
+    // REGRESSIONS row 28.
     let served = Served::new(2)?;
     let (mut frontend, guest, mut queue) = running(&served)?;
     let end = guest.spec.user_addr + guest.spec.size;
@@ -216,7 +216,7 @@ fn ring_across_a_hole_or_the_end_of_memory_does_not_start() -> Result<()> {
 
 #[test]
 fn buffers_across_region_borders_are_served_and_holes_are_not() -> Result<()> {
-    // RELIABILITY rows 4, 23 and 24.
+    // REGRESSIONS rows 4, 23 and 24.
     let served = Served::new(1)?;
     let guest = Guest::new()?;
     let next_addr = guest.spec.guest_addr + guest.spec.size;
@@ -399,7 +399,7 @@ fn descriptors_of_the_wrong_kind_are_refused() -> Result<()> {
 
 #[test]
 fn descriptors_in_the_wrong_number_are_refused() -> Result<()> {
-    // RELIABILITY row 35.
+    // REGRESSIONS row 35.
     let served = Served::new(1)?;
     let mut frontend = negotiated(&served)?;
     let guest = Guest::new()?;
@@ -552,7 +552,7 @@ impl AskLog for Frontend {
 
 #[test]
 fn log_that_cannot_hold_all_pages_is_refused() -> Result<()> {
-    // RELIABILITY row 30.
+    // REGRESSIONS row 30.
     let served = Served::new(1)?;
     let (mut frontend, guest, mut queue) = running(&served)?;
     let log = nix::sys::memfd::memfd_create("log", nix::sys::memfd::MFdFlags::empty())?;
@@ -585,7 +585,7 @@ fn log_that_cannot_hold_all_pages_is_refused() -> Result<()> {
 
 #[test]
 fn hostile_descriptors_while_logging_hurt_nobody() -> Result<()> {
-    // RELIABILITY row 29.
+    // REGRESSIONS row 29.
     let served = Served::new(1)?;
     let (mut frontend, guest, mut queue) = running(&served)?;
     let log = nix::sys::memfd::memfd_create("log", nix::sys::memfd::MFdFlags::empty())?;
@@ -622,7 +622,7 @@ fn hostile_descriptors_while_logging_hurt_nobody() -> Result<()> {
 
 #[test]
 fn in_flight_descriptions_that_lie_are_refused() -> Result<()> {
-    // RELIABILITY row 34.
+    // REGRESSIONS row 34.
     let served = Served::new(2)?;
     let mut frontend = negotiated(&served)?;
     let get = |num_queues, queue_size| {
@@ -705,7 +705,7 @@ fn call_descriptor_that_blocks_does_not_hold_the_session() -> Result<()> {
 
 #[test]
 fn guest_that_rewrites_descriptors_all_the_time_hurts_only_itself() -> Result<()> {
-    // RELIABILITY row 39.
+    // REGRESSIONS row 39.
     let served = Served::new(2)?;
     let (mut frontend, guest, mut queue) = running(&served)?;
     let mut other = guest.queue(1, SPLIT)?;

@@ -1,4 +1,4 @@
-//! Nothing is leaked, whatever is repeated (RELIABILITY.md rows 33, 35 and 36). One rule: one test in this file, because
+//! Nothing is leaked, whatever is repeated (REGRESSIONS.md rows 33, 35 and 36). One rule: one test in this file, because
 //! it counts what the whole process holds.
 
 use anyhow::Context as _;

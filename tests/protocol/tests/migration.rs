@@ -1,4 +1,4 @@
-//! The dirty log (RELIABILITY.md section 9): no page that the back-end wrote is without its bit. One rule: the oracle is
+//! The dirty log (REGRESSIONS.md row 29): no page that the back-end wrote is without its bit. One rule: the oracle is
 //! the memory itself, compared page by page.
 
 use anyhow::Result;

@@ -1,4 +1,4 @@
-//! Every message in every wrong order (RELIABILITY.md row 47), by seed. One rule: what is sent is random, what is expected
+//! Every message in every wrong order (REGRESSIONS.md row 47), by seed. One rule: what is sent is random, what is expected
 //! is one thing: the server goes on.
 
 use anyhow::Result;

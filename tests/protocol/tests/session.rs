@@ -319,7 +319,7 @@ fn panic_of_a_handler_stops_its_queue_only() -> Result<()> {
 
 #[test]
 fn guest_resets_and_rebinds_a_hundred_times() -> Result<()> {
-    // RELIABILITY row 44: the used index must be read anew at each start.
+    // REGRESSIONS row 44: the used index must be read anew at each start.
     for shape in [QueueShape::SPLIT, QueueShape::PACKED] {
         let served = Served::new(1)?;
         let guest = Guest::new()?;

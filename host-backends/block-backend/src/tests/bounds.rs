@@ -21,11 +21,11 @@ fn read_fails(rig: &mut Rig, sector: u64, len: usize) {
         (IOERR, 1),
         "read of {len} at {sector}"
     );
-    // RELIABILITY 13 (CVE-2024-8612).
+    // REGRESSIONS 13 (CVE-2024-8612).
     assert_eq!(answer.data, vec![CANARY; len]);
 }
 
-// RELIABILITY 22 (Cloud Hypervisor 8388): the arithmetic of sectors does not wrap.
+// REGRESSIONS 22 (Cloud Hypervisor 8388): the arithmetic of sectors does not wrap.
 #[test]
 fn reads_past_the_end_fail() {
     let mut rig = rig();

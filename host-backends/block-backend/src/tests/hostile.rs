@@ -61,7 +61,7 @@ fn a_chain_shorter_than_its_head_fails() {
     still_works(&mut rig);
 }
 
-// RELIABILITY 4 and 14: descriptors that point to no memory.
+// REGRESSIONS 4 and 14: descriptors that point to no memory.
 #[test]
 fn a_head_in_a_hole_fails() {
     let mut rig = rig();
@@ -178,7 +178,7 @@ fn a_transfer_whose_used_length_would_wrap_fails() {
     assert_eq!(wraps, Err(crate::request::Refusal::OutOfBounds));
 }
 
-// RELIABILITY 14 (CVE-2024-3446): data that lands on what describes it.
+// REGRESSIONS 14 (CVE-2024-3446): data that lands on what describes it.
 #[test]
 fn a_read_onto_its_own_head_and_ring_does_no_harm() {
     let mut rig = rig();
@@ -206,7 +206,7 @@ fn a_read_onto_its_own_head_and_ring_does_no_harm() {
     assert_eq!(rig.device.metrics().reads, 2);
 }
 
-// RELIABILITY 20 (CVE-2026-45782): the same head again while its request is under way.
+// REGRESSIONS 20 (CVE-2026-45782): the same head again while its request is under way.
 #[test]
 fn a_head_that_is_offered_twice_does_not_share_a_slot() {
     let image = image_of(&vec![0; 1 << 20]);
@@ -243,7 +243,7 @@ fn a_head_that_is_offered_twice_does_not_share_a_slot() {
     still_works(&mut Rig::new(spec));
 }
 
-// RELIABILITY 39: descriptors and rings that are garbage, or change at any time.
+// REGRESSIONS 39: descriptors and rings that are garbage, or change at any time.
 #[test]
 fn garbage_in_ring_and_buffers_never_panics() {
     for features in [DRIVER, DRIVER | ring::RING_PACKED] {

@@ -94,7 +94,7 @@ fn lock_off_neither_takes_nor_minds_a_lock() {
     let _second = BlockDevice::open(off).expect("does not mind");
 }
 
-// RELIABILITY 21 (CVE-2026-27211): the format is never guessed.
+// REGRESSIONS 21 (CVE-2026-27211): the format is never guessed.
 #[test]
 fn a_guest_that_writes_a_qcow2_header_still_has_a_raw_disk() {
     let image = image_of(&vec![0; 1 << 20]);

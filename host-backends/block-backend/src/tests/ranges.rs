@@ -79,7 +79,7 @@ fn thirty_two_ranges_are_served_and_thirty_three_are_not() {
     assert_eq!(rig.read(63, 512), [1; 512]);
 }
 
-// RELIABILITY 22: sector + count wraps, times 512 wraps.
+// REGRESSIONS 22: sector + count wraps, times 512 wraps.
 #[test]
 fn ranges_outside_the_disk_fail() {
     for kind in [DISCARD, WRITE_ZEROES] {

@@ -124,7 +124,7 @@ fn a_serial_of_twenty_characters_fits() {
     assert_eq!(Rig::new(spec).request(GET_ID, 0, &[], 20).data, [b'x'; 20]);
 }
 
-// RELIABILITY 15 (CVE-2024-7730): an answer never exceeds the room for it.
+// REGRESSIONS 15 (CVE-2024-7730): an answer never exceeds the room for it.
 #[test]
 fn a_serial_is_cut_to_the_room_for_it() {
     let spec = BlockSpec {
@@ -143,7 +143,7 @@ fn a_serial_is_cut_to_the_room_for_it() {
     assert_eq!(after[4..], [CANARY; 60]);
 }
 
-// RELIABILITY 37 (CVE-2022-2132): the head may be cut anywhere.
+// REGRESSIONS 37 (CVE-2022-2132): the head may be cut anywhere.
 #[test]
 fn a_head_may_be_split_at_any_byte() {
     let mut rig = Rig::new(BlockSpec::memory(SIZE as u64));
@@ -219,7 +219,7 @@ fn data_may_be_in_many_odd_pieces() {
     );
 }
 
-// RELIABILITY 23 and 24 (CVE-2019-18960, CVE-2018-1059): neighbours in guest memory are no neighbours in ours.
+// REGRESSIONS 23 and 24 (CVE-2019-18960, CVE-2018-1059): neighbours in guest memory are no neighbours in ours.
 #[test]
 fn a_buffer_across_two_regions_is_served_whole() {
     everywhere(|rig| {

@@ -94,3 +94,26 @@ fn the_top_level_is_fixed() {
         .collect();
     report("The top level has a fixed set of folders", &bad);
 }
+
+#[test]
+fn every_test_in_the_regression_ledger_exists() {
+    let ledger = read("tests/REGRESSIONS.md");
+    let names: Vec<&str> = ledger
+        .lines()
+        .filter(|line| line.starts_with('|'))
+        .filter_map(|line| line.rsplit('|').nth(1))
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .collect();
+    assert!(names.len() > 60, "the ledger was read: {}", names.len());
+    let bad: Vec<String> = names
+        .into_iter()
+        .filter(|name| {
+            let definition = format!("fn {name}(");
+            !tree::rust()
+                .iter()
+                .any(|file| file.text.contains(&definition))
+        })
+        .map(ToString::to_string)
+        .collect();
+    report("tests/REGRESSIONS.md names tests that do not exist", &bad);
+}

@@ -234,7 +234,7 @@ fn functions_and_slots_that_do_not_exist_read_as_ones() {
     assert_eq!(data, [0xff; 4], "the address register's enable bit is off");
 }
 
-/// RELIABILITY rows 17 and 18 at the level of the bus: any register of any function, any size, any value.
+/// REGRESSIONS rows 17 and 18 at the level of the bus: any register of any function, any size, any value.
 #[test]
 fn accesses_of_any_size_anywhere_are_harmless() {
     let bus = Bus::new(2);

@@ -134,7 +134,7 @@ fn events_from_before_msix_was_enabled_are_forgotten() {
     assert_eq!(function.pending(), 0);
 }
 
-/// RELIABILITY row 12 (CVE-2024-4693): vectors that change under a running device.
+/// REGRESSIONS row 12 (CVE-2024-4693): vectors that change under a running device.
 #[test]
 fn flipping_vectors_while_they_fire_loses_no_other_vector() {
     let mut function = Function::new(4);

@@ -155,7 +155,7 @@ fn reset_forgets_everything_but_the_generation() {
     assert_eq!(registers.config_vector(), NO_VECTOR);
 }
 
-/// RELIABILITY row 17: queue registers writable after activation.
+/// REGRESSIONS row 17: queue registers writable after activation.
 #[test]
 fn row_17_queue_registers_do_not_change_after_driver_ok() {
     let mut registers = running();
@@ -179,7 +179,7 @@ fn row_17_queue_registers_do_not_change_after_driver_ok() {
     }
 }
 
-/// RELIABILITY row 16: ring size or address changed after the queue was enabled.
+/// REGRESSIONS row 16: ring size or address changed after the queue was enabled.
 #[test]
 fn row_16_an_enabled_queue_keeps_its_size_and_addresses() {
     let mut registers = device();
@@ -193,7 +193,7 @@ fn row_16_an_enabled_queue_keeps_its_size_and_addresses() {
     assert_eq!(everything(&registers), before);
 }
 
-/// RELIABILITY row 18: queue_select out of bounds.
+/// REGRESSIONS row 18: queue_select out of bounds.
 #[test]
 fn row_18_a_queue_that_does_not_exist_has_size_0_and_takes_nothing() {
     for mut registers in [device(), running()] {
@@ -214,7 +214,7 @@ fn row_18_a_queue_that_does_not_exist_has_size_0_and_takes_nothing() {
     }
 }
 
-/// RELIABILITY row 12: vectors flipped during DRIVER_OK.
+/// REGRESSIONS row 12: vectors flipped during DRIVER_OK.
 #[test]
 fn row_12_vectors_flip_at_any_time_and_bad_ones_read_back_as_none() {
     let mut registers = running();

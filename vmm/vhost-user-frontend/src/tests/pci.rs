@@ -334,7 +334,7 @@ fn a_driver_reset_stops_the_queues_before_it_is_done() {
     backend.wait_for_kick(0);
 }
 
-/// RELIABILITY row 6: notifications with a bad queue number.
+/// REGRESSIONS row 6: notifications with a bad queue number.
 #[test]
 fn row_6_a_notification_of_a_queue_that_does_not_exist_does_nothing() {
     let backend = backend();
@@ -357,7 +357,7 @@ fn row_6_a_notification_of_a_queue_that_does_not_exist_does_nothing() {
     assert!(!backend.kicked(0));
 }
 
-/// RELIABILITY row 12: vectors flipped during DRIVER_OK.
+/// REGRESSIONS row 12: vectors flipped during DRIVER_OK.
 #[test]
 fn row_12_interrupts_follow_a_vector_that_is_flipped_during_driver_ok() {
     let backend = backend();
@@ -382,7 +382,7 @@ fn row_12_interrupts_follow_a_vector_that_is_flipped_during_driver_ok() {
     assert_eq!(backend.connections(), 1);
 }
 
-/// RELIABILITY row 17, on the wire: nothing a driver writes after DRIVER_OK reaches the backend's rings.
+/// REGRESSIONS row 17, on the wire: nothing a driver writes after DRIVER_OK reaches the backend's rings.
 #[test]
 fn row_17_writes_to_queue_registers_after_driver_ok_do_not_reach_the_backend() {
     let backend = backend();
@@ -522,7 +522,7 @@ fn a_ring_outside_memory_breaks_the_device_until_it_is_reset() {
     backend.wait_for_kick(0);
 }
 
-/// RELIABILITY row 14: DMA to the device's own registers.
+/// REGRESSIONS row 14: DMA to the device's own registers.
 #[test]
 fn row_14_a_ring_in_the_devices_own_bar_is_not_memory() {
     let backend = backend();
