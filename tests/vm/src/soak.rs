@@ -37,26 +37,27 @@ impl fmt::Display for Verdict {
 }
 
 /// Rounds in one life of the guest.
-const BATCH: u32 = 50;
+const BATCH: u32 = 25;
 /// What a restart may take on a busy computer, for the guest's working time.
 const RESTART: Duration = Duration::from_millis(150);
 
 /// Kills and restarts `daemon` `rounds` times while the guest writes and reads numbered blocks;
-/// every other life of the guest uses packed rings.
+/// the lives of the guest take turns with split and packed rings, and with one queue and `queues`.
 ///
 /// # Errors
 /// When a request is lost, doubled or failed, or the guest does not end.
 pub fn kill_rounds(
     daemon: &mut Daemon,
     logs: &Path,
+    queues: u16,
     rounds: u32,
     mut progress: impl FnMut(u32),
 ) -> anyhow::Result<Verdict> {
     let mut verdict = Verdict::default();
     let mut life = 0;
     while verdict.rounds < rounds {
-        let batch = BATCH.min(rounds - verdict.rounds);
-        one_life(daemon, logs, life, batch, &mut verdict)
+        let batch = BATCH.min(rounds.div_ceil(4)).min(rounds - verdict.rounds);
+        one_life(daemon, logs, (life, queues), batch, &mut verdict)
             .with_context(|| format!("Life {life}, after {} rounds", verdict.rounds))?;
         progress(verdict.rounds);
         life += 1;
@@ -72,23 +73,21 @@ fn lifetime(round: u32) -> Duration {
 fn one_life(
     daemon: &mut Daemon,
     logs: &Path,
-    life: u32,
+    (life, queues): (u32, u16),
     batch: u32,
     verdict: &mut Verdict,
 ) -> anyhow::Result<()> {
     let rounds = verdict.rounds..verdict.rounds + batch;
     let work: Duration = rounds.clone().map(|round| lifetime(round) + RESTART).sum();
     let packed = life % 2;
+    let queues = if life / 2 % 2 == 0 { 1 } else { queues };
     let seconds = work.as_secs() + 1;
     let words = format!(
-        "sequence seconds={seconds} packed={packed} seed={}",
+        "sequence seconds={seconds} packed={packed} queues={queues} seed={}",
         life + 1
     );
-    let disk = format!(
-        "socket={},packed={}",
-        daemon.socket(),
-        if packed == 1 { "on" } else { "off" }
-    );
+    let packed = if packed == 1 { "on" } else { "off" };
+    let disk = format!("socket={},packed={packed},queues={queues}", daemon.socket());
     let mut guest = Vm::probe(&words, &disk)?.start(logs, "sequence")?;
     guest.console.expect("started", Duration::from_secs(60))?;
     for round in rounds {

@@ -35,7 +35,15 @@ pub fn run(args: &Args) -> anyhow::Result<bool> {
     if !shell::show(&mut shell::cargo(&build))? {
         return Ok(false);
     }
-    let mut command =
-        std::process::Command::new(vm::paths::target().join("release/paravane-bench"));
-    shell::show(command.current_dir(shell::root()).args(&args.benchmark))
+    let programs = vm::paths::target().join("release");
+    let mut command = std::process::Command::new(programs.join("paravane-bench"));
+    command.current_dir(shell::root()).args(&args.benchmark);
+    let words = &args.benchmark;
+    let given = words.iter().any(|word| word.starts_with("--daemon"));
+    if words.iter().any(|word| word == "block") && !given {
+        command
+            .arg("--daemon")
+            .arg(programs.join("paravane-blockd"));
+    }
+    shell::show(&mut command)
 }

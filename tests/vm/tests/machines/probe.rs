@@ -19,7 +19,7 @@ use vm::soak;
 /// A job of some seconds on a busy computer.
 const LIMIT: Duration = Duration::from_secs(120);
 /// Rounds in an ordinary run; `cargo xtask soak` asks for more by this variable.
-const ROUNDS: (&str, u32) = ("PARAVANE_KILL_ROUNDS", 12);
+const ROUNDS: (&str, u32) = ("PARAVANE_KILL_ROUNDS", 16);
 
 /// A daemon on a fresh image.
 fn served(name: &str, extra: &[&str]) -> anyhow::Result<(TempDir, PathBuf, Daemon)> {
@@ -62,14 +62,14 @@ pub fn packed_queues() -> anyhow::Result<()> {
 }
 
 pub fn killed() -> anyhow::Result<()> {
-    let (_folder, logs, mut daemon) = served("probe-killed", &[])?;
+    let (_folder, logs, mut daemon) = served("probe-killed", &["--num-queues", "2"])?;
     let rounds = match std::env::var(ROUNDS.0) {
         Ok(given) => given
             .parse()
             .with_context(|| format!("{}={given}", ROUNDS.0))?,
         Err(_) => ROUNDS.1,
     };
-    let verdict = soak::kill_rounds(&mut daemon, &logs, rounds, |done| {
+    let verdict = soak::kill_rounds(&mut daemon, &logs, 2, rounds, |done| {
         println!("killed {done} of {rounds}");
     })?;
     println!("killed {verdict}");

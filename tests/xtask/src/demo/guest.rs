@@ -65,7 +65,7 @@ impl Guest {
                 let lines = Vm::probe("verify", &disk)?.run(logs, "verify", PATIENCE)?;
                 let verified = lines.last().map(verdict).unwrap_or_default();
                 shell::say(&format!("the daemon dies {kills} times under load"));
-                let killed = vm::soak::kill_rounds(daemon, logs, kills, |_| ())?;
+                let killed = vm::soak::kill_rounds(daemon, logs, 1, kills, |_| ())?;
                 Ok(vec![
                     ("daemon", sandbox),
                     ("verified", verified),
