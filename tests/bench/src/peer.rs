@@ -13,7 +13,13 @@ use std::time::Instant;
 use anyhow::Context;
 use anyhow::Result;
 use anyhow::bail;
+use nix::sys::signal::Signal;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 use serde::Serialize;
+
+/// A server has this long to end by itself.
+const STOP: Duration = Duration::from_secs(5);
 
 /// A server of a vhost-user block device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -143,6 +149,14 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        // Killed outright, a server's io_uring may hold the image's lock for a while longer.
+        if let Ok(pid) = self.child.id().try_into() {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+        }
+        let deadline = Instant::now() + STOP;
+        while Instant::now() < deadline && matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = fs::remove_file(&self.socket);
