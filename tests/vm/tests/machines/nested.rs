@@ -21,23 +21,49 @@ use vm::tree;
 
 /// Booting without hardware help on a busy computer.
 const BOOT: Duration = Duration::from_secs(180);
+/// The monitor, from its guest's end to its own.
+const END: Duration = Duration::from_secs(60);
 /// The inner guest, from its first instruction to its end.
 const INNER: Duration = Duration::from_secs(420);
 
 /// One vCPU, one queue.
 pub fn debian() -> anyhow::Result<()> {
-    nested("nested", 1)
+    on_a_host_that_runs("nested", |logs| nested(logs, 1))
 }
 
 /// Two vCPUs, two queues.
 pub fn two_processors() -> anyhow::Result<()> {
-    nested("nested-smp", 2)
+    on_a_host_that_runs("nested-smp", |logs| nested(logs, 2))
 }
 
-fn nested(name: &str, cpus: u16) -> anyhow::Result<()> {
+/// Runs `test` once more when the kernel of the outer guest, which is not under test, stalled: that
+/// happens now and then to QEMU's emulation of SVM. Any other failure counts at once, and so does
+/// a second stall.
+fn on_a_host_that_runs(
+    name: &str,
+    test: impl Fn(&Path) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     vm::tool("qemu-system-x86_64", "qemu-system-x86")?;
-    let kernel = debian::cloud_kernel()?;
     let logs = paths::logs(name)?;
+    let first = test(&logs);
+    if first.is_err() && outer_stalled(&logs) {
+        println!("{name}: the emulated host's own kernel stalled; once more");
+        return test(&paths::logs(&format!("{name}-again"))?);
+    }
+    first
+}
+
+/// Whether the outer kernel itself reported that one of its CPUs is stuck.
+fn outer_stalled(logs: &Path) -> bool {
+    let console = std::fs::read_to_string(logs.join("console.log")).unwrap_or_default();
+    console
+        .lines()
+        .filter(|line| !line.contains("inner:"))
+        .any(|line| line.contains("detected stall") || line.contains("soft lockup"))
+}
+
+fn nested(logs: &Path, cpus: u16) -> anyhow::Result<()> {
+    let kernel = debian::cloud_kernel()?;
     let folder = tempfile::tempdir()?;
     let image = outer_image(folder.path(), &kernel, cpus)?;
     let initramfs = folder.path().join("outer.cpio");
@@ -46,10 +72,10 @@ fn nested(name: &str, cpus: u16) -> anyhow::Result<()> {
     tree::initramfs(&initramfs, &kernel, &modules, None, scenario)?;
     let mut machine = Machine::debian(&kernel.vmlinux, &initramfs);
     machine.cpu = "EPYC,+svm".into();
-    machine.cpus = 2;
+    machine.cpus = cpus.into();
     machine.memory_mib = 1536;
     machine.snapshots.push(image);
-    let mut outer = machine.start(&logs)?;
+    let mut outer = machine.start(logs)?;
     outer.console.expect("@@ up", BOOT)?;
     outer.console.expect("inner: @@ up", BOOT)?;
     let said = outer.console.expect("inner: @@ root", INNER)?;
@@ -62,7 +88,7 @@ fn nested(name: &str, cpus: u16) -> anyhow::Result<()> {
         "the inner guest sees: {said}"
     );
     outer.console.expect("inner: @@ inner complete", INNER)?;
-    let said = outer.console.expect("@@ monitor ended", BOOT)?;
+    let said = outer.console.expect("@@ monitor ended", END)?;
     ensure!(said.ends_with("with 0"), "after a power-off: {said}");
     outer.console.expect("@@ outer complete", BOOT)?;
     outer.power_off(BOOT)
@@ -70,9 +96,11 @@ fn nested(name: &str, cpus: u16) -> anyhow::Result<()> {
 
 /// The probe guest on real virtualization hardware, as QEMU emulates it: the same image as on this machine's KVM.
 pub fn probe() -> anyhow::Result<()> {
-    vm::tool("qemu-system-x86_64", "qemu-system-x86")?;
+    on_a_host_that_runs("nested-probe", probe_once)
+}
+
+fn probe_once(logs: &Path) -> anyhow::Result<()> {
     let kernel = debian::cloud_kernel()?;
-    let logs = paths::logs("nested-probe")?;
     let folder = tempfile::tempdir()?;
     let root = folder.path().join("outer");
     tree::copy(&debian::user_land()?, &root)?;
@@ -93,16 +121,16 @@ pub fn probe() -> anyhow::Result<()> {
     tree::initramfs(&initramfs, &kernel, &modules, None, to_root)?;
     let mut machine = Machine::debian(&kernel.vmlinux, &initramfs);
     machine.cpu = "EPYC,+svm".into();
-    machine.cpus = 2;
+    machine.cpus = 1;
     machine.memory_mib = 1024;
     machine.snapshots.push(image);
-    let mut outer = machine.start(&logs)?;
+    let mut outer = machine.start(logs)?;
     outer.console.expect("@@ up", BOOT)?;
     for packed in ["split", "packed"] {
         let said = outer.console.expect("\"kind\":\"verify\"", INNER)?;
         ensure!(said.contains("\"good\":true"), "{packed} rings: {said}");
     }
-    let said = outer.console.expect("@@ monitor ended", BOOT)?;
+    let said = outer.console.expect("@@ monitor ended", END)?;
     ensure!(said.ends_with("with 0"), "the probe guest: {said}");
     outer.console.expect("@@ outer complete", BOOT)?;
     outer.power_off(BOOT)
