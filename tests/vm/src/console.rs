@@ -19,6 +19,9 @@ use std::time::Instant;
 use anyhow::Context;
 use anyhow::bail;
 
+/// How the error of a machine that ended too early begins.
+pub const MACHINE_ENDED: &str = "the machine ended";
+
 /// Words that end every wait.
 const FATAL: &[&str] = &[
     "@@ failed",
@@ -97,7 +100,7 @@ impl Console {
                     )
                 }
                 Err(RecvTimeoutError::Disconnected) => {
-                    bail!("the machine ended before `{text}`; last: {}", self.tail())
+                    bail!("{MACHINE_ENDED} before `{text}`; last: {}", self.tail())
                 }
             }
         }
