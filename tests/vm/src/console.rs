@@ -20,7 +20,19 @@ use anyhow::Context;
 use anyhow::bail;
 
 /// How the error of a machine that ended too early begins.
-pub const MACHINE_ENDED: &str = "the machine ended";
+const MACHINE_ENDED: &str = "the machine ended";
+
+/// Whether the outer machine of a nested test failed by itself: its kernel reports a stuck CPU, or
+/// it vanished without a word. A machine that said how its programs ended, that something failed,
+/// that it panics or powers down did not vanish: whatever that was is the test's business.
+pub fn host_failed(console: &str, error: &str) -> bool {
+    let says = |words: &[&str]| {
+        let mut own = console.lines().filter(|line| !line.contains("inner:"));
+        own.any(|line| words.iter().any(|word| line.contains(word)))
+    };
+    let orderly = ["@@ monitor ended", "@@ failed", "Power down", "panic"];
+    says(&["detected stall", "soft lockup"]) || error.starts_with(MACHINE_ENDED) && !says(&orderly)
+}
 
 /// Words that end every wait.
 const FATAL: &[&str] = &[
@@ -143,5 +155,38 @@ impl Console {
     fn tail(&self) -> String {
         let from = self.seen.len().saturating_sub(12);
         self.seen[from..].join("\n    ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENDED: &str = "the machine ended before `inner: @@ up`; last: ...";
+
+    #[test]
+    fn a_stall_or_a_silent_end_is_the_hosts() {
+        let stall = "1.0 inner: @@ up\n2.0 rcu: INFO: rcu_preempt self-detected stall on CPU\n";
+        assert!(host_failed(stall, "`@@ monitor ended` did not come"));
+        assert!(host_failed("1.0 @@ up\n2.0 inner: Power down\n", ENDED));
+    }
+
+    #[test]
+    fn what_the_programs_or_the_inner_guest_did_is_not_the_hosts() {
+        for last in [
+            "@@ monitor ended with 139",
+            "@@ failed with 1 in step: x",
+            "Kernel panic",
+        ] {
+            assert!(
+                !host_failed(&format!("1.0 @@ up\n2.0 {last}\n"), ENDED),
+                "{last}"
+            );
+        }
+        assert!(!host_failed(
+            "1.0 inner: self-detected stall\n",
+            "no answer"
+        ));
+        assert!(!host_failed("1.0 @@ up\n", "no answer"));
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use vm::binaries;
-use vm::console::MACHINE_ENDED;
+use vm::console::host_failed;
 use vm::debian;
 use vm::image;
 use vm::image::MIB;
@@ -57,15 +57,9 @@ fn on_a_host_that_runs(
     test(&paths::logs(&format!("{name}-third"))?)
 }
 
-/// Whether the outer kernel reported a stuck CPU, or the outer machine reset (nothing in it asks
-/// for that, and no program in it could).
 fn outer_failed(logs: &Path, error: &anyhow::Error) -> bool {
     let console = std::fs::read_to_string(logs.join("console.log")).unwrap_or_default();
-    let stalled = console
-        .lines()
-        .filter(|line| !line.contains("inner:"))
-        .any(|line| line.contains("detected stall") || line.contains("soft lockup"));
-    stalled || error.to_string().starts_with(MACHINE_ENDED)
+    host_failed(&console, &error.to_string())
 }
 
 fn nested(logs: &Path, cpus: u16) -> anyhow::Result<()> {
