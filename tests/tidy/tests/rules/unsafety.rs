@@ -18,6 +18,7 @@ const LEDGER: &[(&str, &str)] = &[
     ("guest-drivers/driver-fakes/",     "fake DMA memory is handed out as raw pointers, as real DMA memory is"),
     ("host-backends/guest-memory/",     "mapping guest RAM, and the SIGBUS handler that survives its truncation"),
     ("host-backends/block-backend/src/engine", "system calls on guest memory: io_uring, preadv, mapped images"),
+    ("host-backends/net-link/",         "system calls on guest memory: readv, writev, io_uring, packet rings"),
     ("host-backends/daemon-shell/",     "inherited file descriptors and process-wide calls"),
     ("vmm/kvm/",                        "KVM ioctls and the mapping of guest RAM"),
     ("tests/probe-guest/",              "a freestanding guest: page tables, ports, MMIO"),

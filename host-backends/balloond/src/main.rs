@@ -1,0 +1,3 @@
+//! `paravane-balloond`: serves balloons to virtual machines over vhost-user, and moves memory between them.
+
+fn main() {}

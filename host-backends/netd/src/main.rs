@@ -1,0 +1,3 @@
+//! `paravane-netd`: serves networks to virtual machines over vhost-user.
+
+fn main() {}
