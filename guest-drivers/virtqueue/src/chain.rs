@@ -81,6 +81,22 @@ impl ChainBatch {
         self.raw.clear();
     }
 
+    /// Removes all chains from `position` on.
+    #[inline]
+    pub(crate) fn truncate(&mut self, position: usize) {
+        let Some(first) = self.entries.get(position) else {
+            return;
+        };
+        let segments = first.start as usize;
+        let raw = match position.checked_sub(1) {
+            Some(previous) => self.entries.get(previous).map_or(0, |entry| entry.raw_end),
+            None => 0,
+        };
+        self.entries.truncate(position);
+        self.segments.truncate(segments);
+        self.raw.truncate(raw as usize);
+    }
+
     /// Number of chains.
     #[inline]
     pub fn len(&self) -> usize {

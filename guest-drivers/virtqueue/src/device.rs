@@ -124,6 +124,25 @@ impl DeviceQueue {
         dispatch!(mut self, queue => queue.complete(token, written))
     }
 
+    /// Gives back the last `count` chains of `batch` and removes them from it: they were never
+    /// taken, and the next [`DeviceQueue::take`] returns them again. They must be the last ones
+    /// taken, on a queue whose chains are completed in the order in which they were taken.
+    ///
+    /// # Errors
+    /// [`RingError::NotInFlight`] when one of them is completed already, or not of this queue; it
+    /// and those before it stay in `batch`.
+    #[inline]
+    pub fn give_back(&mut self, batch: &mut ChainBatch, count: usize) -> Result<(), RingError> {
+        for _ in 0..count {
+            let last = batch.len().checked_sub(1);
+            let chain = last.and_then(|last| Some((last, batch.get(last)?.token)));
+            let (last, token) = chain.ok_or(RingError::NotInFlight)?;
+            dispatch!(mut self, queue => queue.give_back(token))?;
+            batch.truncate(last);
+        }
+        Ok(())
+    }
+
     /// Makes all completed chains visible to the driver in one step; `true` when the driver wants
     /// an interrupt for them.
     #[inline]

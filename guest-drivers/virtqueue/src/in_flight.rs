@@ -100,6 +100,26 @@ impl InFlight {
         Ok(result)
     }
 
+    /// Forgets the chain taken last, as if it had not been; returns its descriptors.
+    #[inline]
+    pub(crate) fn untake(&mut self, id: u16) -> Result<u16, RingError> {
+        if self.in_order {
+            let newest = self.ordered.checked_sub(1);
+            let at = newest.map(|newest| wrap(self.oldest + newest, self.order.len()));
+            let place = at.and_then(|at| self.order.get(at));
+            if place != Some(&id) {
+                return Err(RingError::NotInFlight);
+            }
+        }
+        let slot = self.live(id)?;
+        let descriptors = slot.descriptors;
+        *slot = Slot::default();
+        if self.in_order {
+            self.ordered -= 1;
+        }
+        Ok(descriptors)
+    }
+
     /// In-order: marks a chain completed.
     #[inline]
     pub(crate) fn mark_done(&mut self, id: u16, written: u32) -> Result<(), RingError> {

@@ -81,6 +81,22 @@ impl PackedPosition {
         }
     }
 
+    /// The position `count` slots back; `count` is at most `size`, and `size` at most 32768.
+    #[inline]
+    pub const fn retreat(self, count: u16, size: u16) -> Self {
+        if self.slot >= count {
+            Self {
+                slot: self.slot - count,
+                wrap: self.wrap,
+            }
+        } else {
+            Self {
+                slot: self.slot.wrapping_add(size).wrapping_sub(count),
+                wrap: !self.wrap,
+            }
+        }
+    }
+
     /// How many slots `to` is ahead, or `None` when it is behind or more than `size` ahead.
     #[inline]
     pub const fn distance(self, to: Self, size: u16) -> Option<u16> {

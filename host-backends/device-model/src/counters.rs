@@ -1,4 +1,4 @@
-//! Counters of one queue. One rule: only the queue's worker writes them, so a plain load and store suffices and no
+//! Counters of one queue. One rule: only the holder of the queue writes them, so a plain load and store suffices and no
 //! cache line is shared between queues.
 
 use std::sync::atomic::AtomicU64;
@@ -40,6 +40,8 @@ macro_rules! counters {
 counters! {
     /// Chains taken.
     taken,
+    /// Chains given back to the ring unused, to be taken again.
+    given_back,
     /// Chains completed.
     completed,
     /// Batches made visible to the driver.

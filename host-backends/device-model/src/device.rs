@@ -56,6 +56,27 @@ pub trait Device: Send + Sync {
     /// Keeps `notify`, in place of an earlier one; to be called after e.g. a resize.
     fn on_config_change(&self, notify: ConfigNotifier);
 
+    /// Whether this is a network device, for which `set_mtu` and `announce` work.
+    fn is_network(&self) -> bool {
+        false
+    }
+
+    /// The front-end's word on the MTU, in bytes (`NET_SET_MTU`).
+    ///
+    /// # Errors
+    /// When the device cannot have that one.
+    fn set_mtu(&self, _mtu: u16) -> Result<(), Error> {
+        Err(Error::Unsupported)
+    }
+
+    /// Tells the network that the station of this address is here now, as after a migration (`SEND_RARP`).
+    ///
+    /// # Errors
+    /// When nothing can be sent.
+    fn announce(&self, _mac: [u8; 6]) -> Result<(), Error> {
+        Err(Error::Unsupported)
+    }
+
     /// Whether `save_state` and `load_state` work.
     fn has_state(&self) -> bool {
         false

@@ -22,6 +22,21 @@ impl Progress {
     }
 }
 
+/// Where a parked worker leaves its queue for others: the worker of a partner queue, or the senders of a switch.
+///
+/// One rule: between two users the queue is as a handler leaves it after `run`: completions published.
+pub trait Shelf: Send + Sync {
+    /// The queue is there to be used.
+    fn put(&self, queue: Queue);
+
+    /// The worker needs its queue, to stop it or to obey a command. Waits for the present user, who keeps it for a
+    /// bounded time. `None` if it is not there: a mistake of the device.
+    fn take(&self) -> Option<Queue>;
+
+    /// The driver notified, which it does after a user armed the queue: chains are available.
+    fn kicked(&self);
+}
+
 /// Serves one queue of a device.
 pub trait QueueHandler: Send {
     /// Takes what is available, starts or does it, completes and publishes what is done. Does not wait. Called
@@ -41,6 +56,14 @@ pub trait QueueHandler: Send {
 
     /// Called before the worker sleeps, and when it woke, so that a handler can turn completion events on and off.
     fn sleeping(&mut self, _asleep: bool) {}
+
+    /// A place where others use the queue while it runs; the worker then parks. Asked once, at the start.
+    ///
+    /// Such a worker calls `run` only when [`Self::completion_fd`] is readable, with the queue taken back for the
+    /// call: the place to report an error that a user of the queue met.
+    fn shelf(&self) -> Option<Arc<dyn Shelf>> {
+        None
+    }
 
     /// Chains taken and not yet completed.
     fn in_flight(&self) -> usize;

@@ -247,6 +247,19 @@ impl PackedRecorder {
         }
     }
 
+    /// The chain taken last went back to the ring. Its entries join the free list first: after a crash in between
+    /// the walk over that list clears the flag.
+    pub(crate) fn untaken(&mut self, token: Token) {
+        let id = usize::from(token.id);
+        let head = self.entry_of_id.get(id).copied().unwrap_or(NONE);
+        let last = self.last.get(usize::from(head)).copied().unwrap_or(NONE);
+        self.set_next(last, self.free_head);
+        self.free_head = head;
+        self.store_u16(FREE_HEAD, head);
+        self.store_u16(OLD_FREE_HEAD, head);
+        self.store_u8(entry(head) + ENTRY_INFLIGHT, 0);
+    }
+
     /// Before the batch becomes visible, for each of its chains.
     #[inline]
     pub(crate) fn stage(&mut self, token: Token) {

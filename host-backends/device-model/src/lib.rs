@@ -21,6 +21,7 @@ pub use device::Device;
 pub use error::Error;
 pub use handler::Progress;
 pub use handler::QueueHandler;
+pub use handler::Shelf;
 pub use inflight::InflightRegion;
 pub use inflight::QueueRecord;
 pub use queue::Queue;

@@ -206,6 +206,34 @@ impl Queue {
         }
     }
 
+    /// Gives back the last `count` chains of `batch`, which shrinks by them: the next [`Self::take`] returns them
+    /// again. Only for the chains taken last, in a queue that completes its chains in the order taken (a network
+    /// device's receive queue); chains from the in-flight record may be among them.
+    ///
+    /// # Errors
+    /// A chain is completed already or not of this queue: a mistake of the device.
+    pub fn give_back(&mut self, batch: &mut ChainBatch, count: usize) -> Result<(), Error> {
+        for _ in 0..count {
+            let last = batch.len().checked_sub(1);
+            let token = last
+                .and_then(|last| batch.get(last))
+                .map(|chain| chain.token);
+            self.ring.give_back(batch, 1)?;
+            self.unpublished = self.unpublished.saturating_sub(1);
+            self.counters.given_back(1);
+            let Some(token) = token else {
+                continue;
+            };
+            if let Some(segments) = self.writable.get_mut(usize::from(token.id)) {
+                segments.clear();
+            }
+            if let Some(recorder) = &mut self.recorder {
+                recorder.untaken(token);
+            }
+        }
+        Ok(())
+    }
+
     /// Completes a chain of which `written` bytes were written. All data must be in guest memory already. The driver
     /// sees it after [`Self::publish`].
     ///

@@ -96,6 +96,17 @@ impl Recorder {
         }
     }
 
+    /// The chain taken last was given back to the ring.
+    pub(crate) fn untaken(&mut self, token: Token) {
+        match &mut self.layout {
+            Layout::Split(layout) => layout.clear(token.id),
+            Layout::Packed(layout) => layout.untaken(token),
+        }
+        if self.in_order {
+            self.waiting.pop_back();
+        }
+    }
+
     /// A chain was completed.
     #[inline]
     pub(crate) fn completed(&mut self, token: Token) {

@@ -1,6 +1,8 @@
 //! The thread that serves one running queue. One rule: the request path takes no lock; commands wait behind a flag that
 //! is one load per round.
 
+mod parked;
+
 use crate::Polling;
 use crate::polling::Poller;
 use device_model::Error;
@@ -185,19 +187,40 @@ impl Remains {
     }
 }
 
+impl Shared {
+    fn take_commands(&self) -> Vec<Command> {
+        self.control.drain();
+        self.pending.store(false, Ordering::Release);
+        std::mem::take(&mut *lock(&self.commands))
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The thread's body: serves until the end, then reports.
 fn run(job: Job, shared: &Shared, sender: &Sender<Remains>) {
+    let ended = job.ended.clone();
+    let (remains, asked) = match job.handler.shelf() {
+        Some(shelf) => parked::run(job, shelf, shared),
+        None => attend(job, shared),
+    };
+    let _ = sender.send(remains);
+    if !asked {
+        shared.ended.store(true, Ordering::Release);
+        ended.notify();
+    }
+}
+
+/// Serves the queue from this thread; returns what is left, and whether the end was asked for.
+fn attend(job: Job, shared: &Shared) -> (Remains, bool) {
     let Job {
         queue,
         handler,
         kick,
         err,
         polling,
-        ended,
         ..
     } = job;
     let mut state = State {
@@ -209,18 +232,26 @@ fn run(job: Job, shared: &Shared, sender: &Sender<Remains>) {
         shared,
     };
     let outcome = catch_unwind(AssertUnwindSafe(|| state.serve()));
-    let asked = matches!(outcome, Ok(Ok(())));
     let State {
         queue,
         handler,
         err,
         ..
     } = state;
+    conclude(outcome.ok(), queue, handler, err.as_deref())
+}
+
+/// Puts together what is left; no `outcome` means that the handler panicked.
+fn conclude(
+    outcome: Option<Result<(), Failure>>,
+    queue: Queue,
+    handler: Box<dyn QueueHandler>,
+    err: Option<&EventFd>,
+) -> (Remains, bool) {
     let counters = queue.counters().clone();
     let (handler, failure) = match outcome {
-        Ok(Ok(())) => (Some(handler), None),
-        Ok(Err(failure)) => (Some(handler), Some(failure)),
-        Err(_) => {
+        Some(result) => (Some(handler), result.err()),
+        None => {
             // The handler's state is unknown, and the kernel may still write for it: it is leaked, with the memory.
             std::mem::forget(handler);
             std::mem::forget(queue.memory().clone());
@@ -234,22 +265,18 @@ fn run(job: Job, shared: &Shared, sender: &Sender<Remains>) {
         _ => {}
     }
     if failure.is_some()
-        && let Some(err) = &err
+        && let Some(err) = err
     {
         err.notify();
     }
+    let asked = failure.is_none();
     let remains = Remains {
         base: queue.base(),
         in_flight: queue.in_flight(),
         handler,
         failure,
     };
-    drop(queue);
-    let _ = sender.send(remains);
-    if !asked {
-        shared.ended.store(true, Ordering::Release);
-        ended.notify();
-    }
+    (remains, asked)
 }
 
 struct State<'a> {
@@ -292,11 +319,8 @@ impl State<'_> {
     /// Carries out the waiting commands; returns the stop if there is one.
     #[cold]
     fn obey(&mut self) -> Option<Stop> {
-        self.shared.control.drain();
-        self.shared.pending.store(false, Ordering::Release);
-        let commands = std::mem::take(&mut *lock(&self.shared.commands));
         let mut stop = None;
-        for command in commands {
+        for command in self.shared.take_commands() {
             match command {
                 Command::SetCall(call) => self.queue.set_call(call),
                 Command::SetErr(err) => self.err = err,
@@ -351,21 +375,39 @@ impl State<'_> {
 
     /// Waits for a kick, a command or a completion.
     fn wait(&self) {
-        let kick = self.kick.as_deref();
-        let control = self.shared.control.as_fd();
-        // A descriptor that is absent repeats the control descriptor, which keeps the array on the stack.
-        let watched = [
-            control,
-            kick.map_or(control, |kick| kick.as_fd()),
-            self.handler.completion_fd().unwrap_or(control),
-        ];
-        let mut fds = watched.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-        let timeout = kick
-            .is_none()
-            .then(|| TimeSpec::from_duration(KICKLESS_PERIOD));
-        let _ = nix::poll::ppoll(&mut fds, timeout, None);
-        if let Some(kick) = kick {
-            kick.drain();
-        }
+        let _ = wait(self.shared, self.kick.as_deref(), &*self.handler);
+    }
+}
+
+/// What a sleep ended with.
+struct Woken {
+    /// The driver notified, or there is no descriptor by which it could.
+    kicked: bool,
+    /// The handler's descriptor is readable.
+    completed: bool,
+}
+
+/// Sleeps until a kick, a command or a completion.
+fn wait(shared: &Shared, kick: Option<&EventFd>, handler: &dyn QueueHandler) -> Woken {
+    let control = shared.control.as_fd();
+    let completion = handler.completion_fd();
+    // A descriptor that is absent repeats the control descriptor, which keeps the array on the stack.
+    let watched = [
+        control,
+        kick.map_or(control, |kick| kick.as_fd()),
+        completion.unwrap_or(control),
+    ];
+    let mut fds = watched.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+    let timeout = kick
+        .is_none()
+        .then(|| TimeSpec::from_duration(KICKLESS_PERIOD));
+    let _ = nix::poll::ppoll(&mut fds, timeout, None);
+    let [_, kicked, completed] = fds.map(|fd| fd.any().unwrap_or(false));
+    if let Some(kick) = kick {
+        kick.drain();
+    }
+    Woken {
+        kicked: kicked || kick.is_none(),
+        completed: completed && completion.is_some(),
     }
 }

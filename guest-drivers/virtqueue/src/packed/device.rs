@@ -243,6 +243,15 @@ impl PackedDevice {
         Ok(())
     }
 
+    #[inline]
+    pub(crate) fn give_back(&mut self, token: Token) -> Result<(), RingError> {
+        let descriptors = self.in_flight.untake(token.id)?;
+        self.next_avail = self.next_avail.retreat(descriptors, self.config.size);
+        self.descriptors -= descriptors;
+        self.chains -= 1;
+        Ok(())
+    }
+
     /// Writes a used descriptor at `at`; the first one since the last publish is held back.
     #[inline]
     fn stage(&mut self, id: u16, written: u32, at: PackedPosition) {

@@ -239,6 +239,14 @@ impl SplitDevice {
     }
 
     #[inline]
+    pub(crate) fn give_back(&mut self, token: Token) -> Result<(), RingError> {
+        self.in_flight.untake(token.id)?;
+        self.next_avail = self.next_avail.wrapping_sub(1);
+        self.unpublished -= 1;
+        Ok(())
+    }
+
+    #[inline]
     fn write_used(&self, entry: u16, id: u16, written: u32) {
         let word = 2 * usize::from(entry & self.mask);
         self.used_ring.store(word, u32::from(id), Ordering::Relaxed);

@@ -83,10 +83,26 @@ impl Session {
         if self.device.config_size() != 0 {
             offered |= protocol::CONFIG;
         }
+        if self.device.is_network() {
+            offered |= protocol::RARP | protocol::NET_MTU;
+        }
         if self.device.has_state() {
             offered |= protocol::DEVICE_STATE;
         }
         offered
+    }
+
+    /// The address stands in the six low bytes of the number, as in memory.
+    pub(super) fn send_rarp(&self, mac: u64) -> Outcome {
+        let [a, b, c, d, e, f, _, _] = mac.to_le_bytes();
+        self.device.announce([a, b, c, d, e, f])?;
+        Ok(Answer::Done)
+    }
+
+    pub(super) fn net_set_mtu(&self, mtu: u64) -> Outcome {
+        let mtu = u16::try_from(mtu).map_err(|_| Refusal::Rule("An MTU has sixteen bits"))?;
+        self.device.set_mtu(mtu)?;
+        Ok(Answer::Done)
     }
 
     pub(super) fn set_protocol_features(&mut self, features: u64) -> Outcome {

@@ -219,7 +219,9 @@ impl Session {
             M::SetVringErr(vring) => self.set_vring_err(vring, fds.pop()),
             M::SetVringEnable(state) => self.set_vring_enable(state),
             M::SetLogBaseAddress(_) => Err(Refusal::Rule("A log needs LOG_SHMFD")),
-            M::SendRarp(_) | M::NetSetMtu(_) | M::Unknown(_) => Err(Refusal::Unknown),
+            M::SendRarp(mac) => self.send_rarp(mac),
+            M::NetSetMtu(mtu) => self.net_set_mtu(mtu),
+            M::Unknown(_) => Err(Refusal::Unknown),
         }
     }
 

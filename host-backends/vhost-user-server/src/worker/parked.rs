@@ -1,0 +1,147 @@
+//! The worker of a queue that others use: it hands the queue to a shelf and sleeps. One rule: whatever it does to the
+//! queue, it first takes it back, so that nobody else holds it meanwhile.
+
+use super::Command;
+use super::Failure;
+use super::Job;
+use super::Remains;
+use super::Shared;
+use super::Stop;
+use super::conclude;
+use super::wait;
+use device_model::Error;
+use device_model::Queue;
+use device_model::QueueHandler;
+use device_model::Shelf;
+use guest_memory::EventFd;
+use guest_memory::GuestMemory;
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Parks until the end; returns what is left, and whether the end was asked for.
+pub(super) fn run(job: Job, shelf: Arc<dyn Shelf>, shared: &Shared) -> (Remains, bool) {
+    let mut queue = job.queue;
+    queue.disarm();
+    let mut parked = Parked {
+        memory: queue.memory().clone(),
+        queue: Some(queue),
+        handler: job.handler,
+        kick: job.kick,
+        err: job.err,
+        shelf,
+        shared,
+    };
+    let outcome = catch_unwind(AssertUnwindSafe(|| parked.serve()));
+    let _ = catch_unwind(AssertUnwindSafe(|| parked.recall()));
+    let Parked {
+        queue,
+        handler,
+        err,
+        ..
+    } = parked;
+    match queue {
+        Some(queue) => conclude(outcome.ok(), queue, handler, err.as_deref()),
+        None => (Remains::lost(), false),
+    }
+}
+
+struct Parked<'a> {
+    /// `None` while it is on the shelf.
+    queue: Option<Queue>,
+    handler: Box<dyn QueueHandler>,
+    kick: Option<Arc<EventFd>>,
+    err: Option<Arc<EventFd>>,
+    shelf: Arc<dyn Shelf>,
+    memory: Arc<GuestMemory>,
+    shared: &'a Shared,
+}
+
+impl Parked<'_> {
+    fn serve(&mut self) -> Result<(), Failure> {
+        loop {
+            if self.shared.pending.load(Ordering::Acquire)
+                && let Some(how) = self.obey()
+            {
+                return self.finish(how);
+            }
+            if let Some(queue) = self.queue.take() {
+                self.shelf.put(queue);
+            }
+            let woken = wait(self.shared, self.kick.as_deref(), &*self.handler);
+            if self.memory.poisoned() {
+                return Err(Failure::Poisoned);
+            }
+            if woken.completed {
+                self.look()?;
+            }
+            if woken.kicked {
+                self.shelf.kicked();
+            }
+        }
+    }
+
+    /// Takes the queue from the shelf, if it is there.
+    fn recall(&mut self) {
+        if self.queue.is_none() {
+            self.queue = self.shelf.take();
+        }
+    }
+
+    /// Lets the handler look at its queue.
+    fn look(&mut self) -> Result<(), Failure> {
+        self.recall();
+        let Some(queue) = &mut self.queue else {
+            return Ok(());
+        };
+        let Err(error) = self.handler.run(queue, &self.memory) else {
+            return Ok(());
+        };
+        let _ = self.handler.drain(queue, &self.memory);
+        queue.publish();
+        Err(self.failure(error))
+    }
+
+    /// Carries out the waiting commands; returns the stop if there is one.
+    fn obey(&mut self) -> Option<Stop> {
+        self.recall();
+        let mut stop = None;
+        for command in self.shared.take_commands() {
+            match command {
+                Command::SetCall(call) => {
+                    if let Some(queue) = &mut self.queue {
+                        queue.set_call(call);
+                    }
+                }
+                Command::SetErr(err) => self.err = err,
+                Command::SetKick(kick) => self.kick = kick,
+                Command::Stop(how) => stop = Some(how),
+            }
+        }
+        stop
+    }
+
+    fn finish(&mut self, how: Stop) -> Result<(), Failure> {
+        let Some(queue) = &mut self.queue else {
+            return Ok(());
+        };
+        let drained = match how {
+            Stop::Drain => self.handler.drain(queue, &self.memory),
+            Stop::Suspend => self.handler.suspend(queue, &self.memory),
+        };
+        queue.publish();
+        if self.memory.poisoned() {
+            return Err(Failure::Poisoned);
+        }
+        drained.map_err(Failure::Queue)
+    }
+
+    fn failure(&self, error: Error) -> Failure {
+        if self.memory.poisoned() {
+            Failure::Poisoned
+        } else {
+            Failure::Queue(error)
+        }
+    }
+}
