@@ -6,6 +6,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod balloon;
 pub mod block;
 pub mod device_id;
 pub mod feature;
@@ -13,5 +14,7 @@ pub mod pci;
 pub mod ring;
 pub mod status;
 
+#[cfg(test)]
+mod balloon_tests;
 #[cfg(test)]
 mod tests;
