@@ -121,6 +121,21 @@ fn packed_positions_advance_like_a_count() {
 }
 
 #[test]
+fn packed_positions_retreat_to_where_they_came_from() {
+    for size in [1, 2, 3, 7, 16, 32768_u16] {
+        for start in [0, 1, size - 1] {
+            for wrap in [false, true] {
+                let value = start.min(size - 1) | u16::from(wrap) << 15;
+                let from = PackedPosition::decode(value, size).unwrap();
+                for count in [0, 1, size / 2, size - 1, size] {
+                    assert_eq!(from.advance(count, size).retreat(count, size), from);
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn packed_positions_further_than_the_ring_have_no_distance() {
     for size in [1_u16, 2, 3, 4, 8, 255, 256] {
         for count in 0..2 * u32::from(size) {

@@ -525,3 +525,33 @@ fn ring_outside_of_memory_is_refused() {
         }
     }
 }
+
+#[test]
+fn buffers_given_back_are_not_in_flight_after_a_crash() {
+    for in_order in [false, true] {
+        for config in FORMATS.map(|format| config(format, in_order)) {
+            let mut world = World::new(config);
+            let mut done = 0;
+            for round in 0..40 {
+                let submitted = world.submit(6).len();
+                let mut queue = world.attach();
+                let mut batch = ChainBatch::with_capacity(16, 64);
+                queue.take(&mut batch, 5).unwrap();
+                queue.give_back(&mut batch, 5 - round % 4).unwrap();
+                assert_eq!(queue.in_flight(), round % 4);
+                // The crash, with some chains taken and some given back.
+                drop(queue);
+                let mut queue = world.attach();
+                assert_eq!(queue.in_flight(), round % 4, "{config:?}");
+                let tokens = take(&mut queue, 16);
+                assert_eq!(tokens.len(), submitted, "{config:?}");
+                for token in tokens {
+                    queue.complete(token, 0).unwrap();
+                }
+                queue.publish();
+                done += world.reap().len();
+            }
+            assert_eq!(done, 240, "{config:?}");
+        }
+    }
+}

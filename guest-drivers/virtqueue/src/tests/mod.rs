@@ -3,6 +3,7 @@
 //! One rule: tests reach shared memory through [`Arena`] only.
 
 mod both_halves;
+mod give_back;
 mod hostile_device;
 mod hostile_driver;
 mod other_devices;
