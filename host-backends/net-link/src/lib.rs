@@ -1,4 +1,47 @@
-//! Where frames come from and go to outside the process.
+//! Where frames come from and go to outside the process: TAP interfaces, passt, packet sockets.
 //!
-//! One rule: a link moves whole frames with a virtio-net header in front; what a guest may send or
-//! see is decided above it.
+//! One rule: a link moves whole frames with a virtio-net header in front; what a guest may send or see is decided
+//! above it.
+
+mod error;
+mod link;
+mod null;
+mod ready;
+mod spec;
+
+use std::io;
+
+pub use error::Error;
+pub use link::Capabilities;
+pub use link::HEADER_BYTES;
+pub use link::Link;
+pub use link::MAX_FRAME;
+pub use link::Offloads;
+pub use link::Received;
+pub use link::Sent;
+pub use link::Watch;
+pub use spec::LinkSpec;
+pub use spec::PasstSpec;
+pub use spec::TapSpec;
+
+/// Opens the link that `spec` describes, one end per queue pair. To be called before the process is confined: it opens
+/// devices and starts programs.
+///
+/// # Errors
+/// When the host refuses; the text says what mends it.
+pub fn open(spec: &LinkSpec, pairs: u16) -> Result<Vec<Box<dyn Link>>, Error> {
+    match spec {
+        LinkSpec::Null => (0..pairs.max(1))
+            .map(|_| Ok(Box::new(null::NullLink::new()?) as Box<dyn Link>))
+            .collect(),
+        LinkSpec::Passt(_) | LinkSpec::Tap(_) | LinkSpec::Packet(_) | LinkSpec::Fd(_) => {
+            Err(Error::Open {
+                link: spec.to_string(),
+                source: io::ErrorKind::Unsupported.into(),
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
