@@ -1,5 +1,5 @@
 //! Guest memory as the host sees it: regions mapped from descriptors, address translation, scatter lists,
-//! dirty log, and the guard that keeps the process alive when a peer truncates memory under it.
+//! dirty log, pages given back to the host, and the guard that keeps the process alive when a peer truncates memory under it.
 //!
 //! One rule: whatever a peer does to its file, an access through this crate ends in bytes, an error or a
 //! poisoned mapping, never in a signal that ends the process.
@@ -7,6 +7,7 @@
 //! This is also the home of the few descriptor helpers that need `unsafe` ([`EventFd`], [`socket`]), so that the
 //! session above can forbid it.
 
+mod backing;
 mod dirty_log;
 mod error;
 mod event_fd;
@@ -14,6 +15,7 @@ mod iovecs;
 mod mapping;
 mod memory;
 mod region;
+mod release;
 mod shared;
 pub mod sigbus;
 pub mod socket;
@@ -28,6 +30,8 @@ pub use mapping::Mapping;
 pub use memory::GuestMemory;
 pub use memory::HostSlice;
 pub use region::RegionSpec;
+pub use release::HostPage;
+pub use release::Released;
 pub use shared::SharedMemory;
 
 #[cfg(test)]

@@ -123,7 +123,7 @@ impl Drop for Mapping {
 }
 
 /// Page size of the file's mappings: the huge page's for hugetlbfs, whose lengths must be multiples of it.
-fn page_size_of_file(fd: BorrowedFd<'_>) -> Result<u64, Error> {
+pub(crate) fn page_size_of_file(fd: BorrowedFd<'_>) -> Result<u64, Error> {
     let stat = nix::sys::stat::fstat(fd).map_err(Error::nix("fstat"))?;
     if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
         return Err(Error::NotMappable);

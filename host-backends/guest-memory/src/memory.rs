@@ -9,6 +9,7 @@ use crate::Error;
 use crate::IoVecs;
 use crate::Mapping;
 use crate::RegionSpec;
+use crate::backing::Backing;
 use crate::sigbus;
 use std::marker::PhantomData;
 use std::os::fd::AsFd;
@@ -56,9 +57,10 @@ impl HostSlice<'_> {
 }
 
 #[derive(Debug, Clone)]
-struct Region {
-    spec: RegionSpec,
+pub(crate) struct Region {
+    pub(crate) spec: RegionSpec,
     mapping: Arc<Mapping>,
+    pub(crate) backing: Arc<Backing>,
 }
 
 /// All regions the front-end gave us, at one moment. Shared as `Arc`; a change makes a new snapshot that shares
@@ -129,6 +131,12 @@ impl GuestMemory {
             return Err(Error::Overlap(spec.guest_addr));
         }
         let mapping = Mapping::new(fd.as_fd(), spec.mmap_offset, spec.size, Access::ReadWrite)?;
+        // Front-ends cut one file into many regions; it is held open once.
+        let known = self.regions.iter().find(|r| r.backing.is(fd.as_fd()));
+        let backing = match known {
+            Some(region) => Arc::clone(&region.backing),
+            None => Arc::new(Backing::new(fd.as_fd())?),
+        };
         let at = self
             .regions
             .partition_point(|r| r.spec.guest_addr < spec.guest_addr);
@@ -137,6 +145,7 @@ impl GuestMemory {
             Region {
                 spec,
                 mapping: Arc::new(mapping),
+                backing,
             },
         );
         Ok(())
@@ -171,9 +180,34 @@ impl GuestMemory {
                 || self.log.as_ref().is_some_and(|log| log.poisoned()))
     }
 
+    /// All regions, by ascending guest address.
+    pub(crate) fn all(&self) -> &[Region] {
+        &self.regions
+    }
+
+    /// Calls `each` with region, offset and length for the parts of `len` bytes at `addr`, or not at all.
+    pub(crate) fn for_each_part(
+        &self,
+        addr: u64,
+        len: u64,
+        mut each: impl FnMut(&Region, u64, u64),
+    ) -> Result<(), Error> {
+        self.for_each_span(addr, len, |_| {})?;
+        let (mut addr, mut left) = (addr, len);
+        while left != 0
+            && let Some((region, offset)) = self.find(addr)
+        {
+            let part = left.min(region.spec.size - offset);
+            each(region, offset, part);
+            addr += part;
+            left -= part;
+        }
+        Ok(())
+    }
+
     /// The region that holds guest address `addr`, and the offset in it.
     #[inline]
-    fn find(&self, addr: u64) -> Option<(&Region, u64)> {
+    pub(crate) fn find(&self, addr: u64) -> Option<(&Region, u64)> {
         let after = self.regions.partition_point(|r| r.spec.guest_addr <= addr);
         let region = self.regions.get(after.checked_sub(1)?)?;
         let offset = addr - region.spec.guest_addr;
