@@ -10,6 +10,7 @@ pub mod balloon;
 pub mod block;
 pub mod device_id;
 pub mod feature;
+pub mod net;
 pub mod pci;
 pub mod ring;
 pub mod status;

@@ -3,6 +3,14 @@
 //! One rule: a constant that the bindings know is compared with them; what they lack (PCI offsets,
 //! lifetime) is checked for consistency.
 
+macro_rules! same_offsets {
+    ($ours:ty, $theirs:ty, $($our:ident = $their:ident),* $(,)?) => {
+        $(assert_eq!(offset_of!($ours, $our), offset_of!($theirs, $their));)*
+    };
+}
+
+mod net;
+
 use core::mem::offset_of;
 
 use virtio_bindings::virtio_blk as blk;
@@ -185,12 +193,6 @@ fn ring_layouts_are_the_kernels() {
     );
     assert_eq!(ring::avail::used_event(256), 4 + 2 * 256);
     assert_eq!(ring::used::avail_event(256), 4 + 8 * 256);
-}
-
-macro_rules! same_offsets {
-    ($ours:ty, $theirs:ty, $($our:ident = $their:ident),* $(,)?) => {
-        $(assert_eq!(offset_of!($ours, $our), offset_of!($theirs, $their));)*
-    };
 }
 
 #[test]
