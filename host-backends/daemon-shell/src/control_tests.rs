@@ -1,46 +1,37 @@
-//! The control socket against clients good and bad.
+//! Commands in both spellings, right and wrong.
 
 use super::*;
-
-struct Echo;
-
-impl Control for Echo {
-    fn execute(&self, command: Command) -> Result<Value, String> {
-        match command {
-            Command::Resize {
-                device: Some(device),
-                bytes,
-            } => Ok(json!({"device": device, "bytes": bytes})),
-            Command::Resize { device: None, .. } => Err("name a device".to_owned()),
-            other => Ok(json!(format!("{other:?}"))),
-        }
-    }
-}
-
-fn ask(lines: &str) -> Vec<Value> {
-    let (client, server) = UnixStream::pair().expect("a pair");
-    let thread = std::thread::spawn(move || converse(&server, &Echo));
-    (&client).write_all(lines.as_bytes()).expect("a request");
-    client.shutdown(std::net::Shutdown::Write).expect("an end");
-    let mut answers = String::new();
-    (&client).read_to_string(&mut answers).expect("answers");
-    thread.join().expect("no panic").expect("no error");
-    answers
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("JSON"))
-        .collect()
-}
+use serde_json::json;
 
 #[test]
 fn both_spellings_mean_the_same() {
-    let answers = ask("{\"command\":\"resize\",\"device\":\"a\",\"bytes\":512}\nresize a 512\n");
-    assert_eq!(answers.len(), 2);
-    assert_eq!(answers[0], answers[1]);
-    assert_eq!(answers[0]["ok"]["bytes"], 512);
+    for (words, json) in [
+        ("status", json!({"command": "status"})),
+        ("metrics", json!({"command": "metrics"})),
+        ("prometheus", json!({"command": "prometheus"})),
+        ("stop", json!({"command": "stop"})),
+        ("resize", json!({"command": "resize"})),
+        ("resize a", json!({"command": "resize", "device": "a"})),
+        (
+            "resize a 512",
+            json!({"command": "resize", "device": "a", "bytes": 512}),
+        ),
+        (
+            "set net0 link=down mtu=1400",
+            json!({"command": "set", "device": "net0", "set": {"link": "down", "mtu": 1400}}),
+        ),
+        (
+            "set dry-run=true",
+            json!({"command": "set", "set": {"dry-run": true}}),
+        ),
+    ] {
+        let command = Command::parse(words).expect("words");
+        assert_eq!(Ok(command), Command::parse(&json.to_string()), "{words}");
+    }
 }
 
 #[test]
-fn a_wrong_line_gets_an_error_and_the_next_is_heard() {
+fn wrong_commands_are_refused_with_a_sentence() {
     for wrong in [
         "{",
         "{}",
@@ -48,37 +39,17 @@ fn a_wrong_line_gets_an_error_and_the_next_is_heard() {
         "resize a b",
         "dance",
         "{\"command\":\"dance\"}",
+        "{\"command\":\"set\"}",
+        "{\"command\":\"set\",\"set\":3}",
         "resize a 1 2",
+        "set",
+        "set net0",
+        "set net0 link",
+        "set a=1 b",
+        "set a=1 a=2",
         "\u{0}",
     ] {
-        let answers = ask(&format!("{wrong}\nstatus\n"));
-        assert!(answers[0]["error"].is_string(), "{wrong}");
-        assert_eq!(answers[1]["ok"], "Status", "{wrong}");
+        let error = Command::parse(wrong).expect_err(wrong);
+        assert!(!error.is_empty());
     }
-}
-
-#[test]
-fn the_controlled_thing_can_refuse() {
-    assert_eq!(ask("resize\n")[0]["error"], "name a device");
-}
-
-#[test]
-fn an_endless_line_ends_the_conversation() {
-    let answers = ask(&"x".repeat(100_000));
-    assert_eq!(answers.len(), 1);
-    assert_eq!(answers[0]["error"], "The line is too long");
-}
-
-#[test]
-fn invalid_utf8_is_an_error_only() {
-    let (client, server) = UnixStream::pair().expect("a pair");
-    let thread = std::thread::spawn(move || converse(&server, &Echo));
-    (&client).write_all(b"\xff\xfe\n").expect("a request");
-    let mut answer = String::new();
-    BufReader::new(&client)
-        .read_line(&mut answer)
-        .expect("an answer");
-    assert!(answer.contains("error"));
-    drop(client);
-    let _ = thread.join().expect("no panic");
 }

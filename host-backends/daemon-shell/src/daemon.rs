@@ -16,8 +16,8 @@ use nix::poll::PollFd;
 use nix::poll::PollFlags;
 use nix::poll::PollTimeout;
 use nix::poll::poll;
+use serde_json::Map;
 use serde_json::Value;
-use serde_json::json;
 use vhost_user_server::Options;
 use vhost_user_server::Server;
 use vhost_user_server::ShutdownHandle;
@@ -26,13 +26,11 @@ use crate::Error;
 use crate::ProcessSpec;
 use crate::ServiceSpec;
 use crate::SocketSpec;
-use crate::control;
-use crate::control::Command;
-use crate::control::Control;
+use crate::commands::Commands;
+use crate::commands::Running;
 use crate::sandbox::Needs;
 use crate::signals::Request;
 use crate::signals::Signals;
-use crate::sockets;
 use crate::sockets::Endpoint;
 use crate::sockets::Inherited;
 
@@ -47,6 +45,24 @@ pub trait Served: Send + Sync {
     /// Its counters, for `metrics`.
     fn metrics(&self) -> Value;
 
+    /// Names among its counters that are no counters but go up and down, for `prometheus`.
+    fn gauges(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// What it needs inside the sandbox beyond what every device does.
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
+
+    /// Changes while it runs; the answer is for the client.
+    ///
+    /// # Errors
+    /// A sentence for the client; then nothing has changed.
+    fn set(&self, _set: &Map<String, Value>) -> Result<Value, String> {
+        Err("This device has nothing to set".to_owned())
+    }
+
     /// Takes on a new size; the answer is for the client.
     ///
     /// # Errors
@@ -59,6 +75,46 @@ pub trait Served: Send + Sync {
     fn reload(&self) {}
 }
 
+/// What a process does beside serving its devices, above all of them.
+pub trait Overseer: Send + Sync {
+    /// One word for it: its key in `status` and `metrics`, and part of its names in `prometheus`.
+    fn kind(&self) -> &'static str;
+
+    /// Called once inside the sandbox, before the first device is served: the place to start threads.
+    ///
+    /// # Errors
+    /// Whatever keeps the daemon from starting.
+    fn start(self: Arc<Self>) -> Result<(), Error>;
+
+    /// How it stands, for `status`.
+    fn status(&self) -> Value;
+
+    /// Its counters, for `metrics`.
+    fn metrics(&self) -> Value;
+
+    /// Names among its counters that go up and down, for `prometheus`.
+    fn gauges(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// What it needs inside the sandbox beyond what every device does.
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
+
+    /// `set` without a device; the answer is for the client.
+    ///
+    /// # Errors
+    /// A sentence for the client; then nothing has changed.
+    fn set(&self, set: &Map<String, Value>) -> Result<Value, String>;
+
+    /// SIGHUP.
+    fn reload(&self) {}
+
+    /// The daemon ends: the devices have stopped being served.
+    fn stop(&self) {}
+}
+
 /// One device with its place and manner of service.
 pub struct Unit {
     /// Where its front-end finds it.
@@ -69,23 +125,31 @@ pub struct Unit {
     pub served: Arc<dyn Served>,
 }
 
-/// A unit that is being served.
-struct Running {
-    name: String,
-    server: Arc<Server>,
-    served: Arc<dyn Served>,
-}
-
-struct Commands {
-    units: Vec<Running>,
-    shutdown: ShutdownHandle,
-}
-
 /// Serves `units` until SIGTERM or SIGINT, then finishes what is in flight.
 ///
 /// # Errors
 /// A socket or the sandbox cannot be had, or all devices ended by themselves with an error.
 pub fn run(process: &ProcessSpec, units: Vec<Unit>) -> Result<(), Error> {
+    serve(process, units, None)
+}
+
+/// As [`run`], with `overseer` above the devices.
+///
+/// # Errors
+/// As [`run`], or the overseer cannot start.
+pub fn run_with(
+    process: &ProcessSpec,
+    units: Vec<Unit>,
+    overseer: Arc<dyn Overseer>,
+) -> Result<(), Error> {
+    serve(process, units, Some(overseer))
+}
+
+fn serve(
+    process: &ProcessSpec,
+    units: Vec<Unit>,
+    overseer: Option<Arc<dyn Overseer>>,
+) -> Result<(), Error> {
     let mut signals = Signals::block()?;
     let mut inherited = Inherited::from_environment();
     let mut endpoints = Vec::new();
@@ -96,15 +160,22 @@ pub fn run(process: &ProcessSpec, units: Vec<Unit>) -> Result<(), Error> {
         );
     }
     let control = match &process.control_socket {
-        Some(path) => Some(sockets::bind_private(path)?),
+        Some(path) => Some(control_lines::bind_private(path)?),
         None => None,
     };
     let files = Files::of(&endpoints, process);
-    process.sandbox.unwrap_or_default().enter(&files.needs())?;
+    let mut needs = files.needs();
+    units.iter().for_each(|unit| needs.add(unit.served.needs()));
+    overseer.iter().for_each(|one| needs.add(one.needs()));
+    process.sandbox.unwrap_or_default().enter(&needs)?;
 
     let shutdown = ShutdownHandle::new().map_err(|source| serve_error("all", source))?;
+    if let Some(overseer) = &overseer {
+        Arc::clone(overseer).start()?;
+    }
     let mut commands = Commands {
         units: Vec::new(),
+        overseer,
         shutdown: shutdown.clone(),
     };
     let (mut alive, keep) = UnixStream::pair().map_err(|source| Error::Thread {
@@ -120,7 +191,7 @@ pub fn run(process: &ProcessSpec, units: Vec<Unit>) -> Result<(), Error> {
     drop(keep);
     let commands = Arc::new(commands);
     if let Some(listener) = control {
-        control::serve(listener, commands.clone())?;
+        control_lines::serve(listener, commands.clone())?;
     }
     tracing::info!(devices = commands.units.len(), "ready");
     wait(&mut signals, &mut alive, &commands)?;
@@ -128,6 +199,9 @@ pub fn run(process: &ProcessSpec, units: Vec<Unit>) -> Result<(), Error> {
         .into_iter()
         .filter_map(|thread| thread.join().ok().flatten())
         .last();
+    if let Some(overseer) = &commands.overseer {
+        overseer.stop();
+    }
     files.remove();
     match failed {
         Some(error) if !shutdown.is_shutdown() => Err(error),
@@ -225,86 +299,6 @@ fn wait(signals: &mut Signals, alive: &mut UnixStream, commands: &Commands) -> R
     }
 }
 
-impl Commands {
-    fn reload(&self) {
-        for unit in &self.units {
-            unit.served.reload();
-        }
-    }
-
-    fn find(&self, name: Option<&str>) -> Result<&Running, String> {
-        match (name, self.units.as_slice()) {
-            (None, [only]) => Ok(only),
-            (None, _) => Err(format!("Name one of the devices: {}", self.names())),
-            (Some(name), units) => units
-                .iter()
-                .find(|unit| unit.name == name)
-                .ok_or_else(|| format!("No device {name:?}; there are: {}", self.names())),
-        }
-    }
-
-    fn names(&self) -> String {
-        let names: Vec<_> = self.units.iter().map(|unit| unit.name.as_str()).collect();
-        names.join(", ")
-    }
-
-    fn status(&self) -> Value {
-        let devices = self.units.iter().map(|unit| {
-            let numbers = unit.server.statistics();
-            json!({
-                "name": unit.name,
-                "connected": numbers.connected,
-                "sessions": numbers.sessions,
-                "device": unit.served.status(),
-            })
-        });
-        json!({ "pid": std::process::id(), "devices": devices.collect::<Vec<_>>() })
-    }
-
-    fn metrics(&self) -> Value {
-        let devices = self.units.iter().map(|unit| {
-            let numbers = unit.server.statistics();
-            let queues = numbers.queues.iter().map(|queue| {
-                json!({
-                    "taken": queue.taken,
-                    "completed": queue.completed,
-                    "published": queue.published,
-                    "interrupts": queue.interrupts,
-                    "wakeups": queue.wakeups,
-                    "empty-polls": queue.empty_polls,
-                    "replayed": queue.replayed,
-                    "ring-errors": queue.ring_errors,
-                    "device-errors": queue.device_errors,
-                    "panics": queue.panics,
-                })
-            });
-            json!({
-                "name": unit.name,
-                "sessions": numbers.sessions,
-                "messages": numbers.messages,
-                "message-errors": numbers.message_errors,
-                "queues": queues.collect::<Vec<_>>(),
-                "device": unit.served.metrics(),
-            })
-        });
-        json!({ "devices": devices.collect::<Vec<_>>() })
-    }
-}
-
-impl Control for Commands {
-    fn execute(&self, command: Command) -> Result<Value, String> {
-        match command {
-            Command::Status => Ok(self.status()),
-            Command::Metrics => Ok(self.metrics()),
-            Command::Resize { device, bytes } => self.find(device.as_deref())?.served.resize(bytes),
-            Command::Stop => {
-                self.shutdown.shutdown();
-                Ok(json!("stopping"))
-            }
-        }
-    }
-}
-
 /// Socket files that are ours to remove.
 struct Files(Vec<PathBuf>);
 
@@ -324,6 +318,7 @@ impl Files {
         };
         Needs {
             socket_directories: self.0.iter().map(directory).collect(),
+            ..Needs::default()
         }
     }
 

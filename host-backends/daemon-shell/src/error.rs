@@ -51,25 +51,16 @@ pub enum Error {
         /// What is wrong, and the mend.
         message: String,
     },
-    /// Cannot listen.
-    #[error("Cannot listen on {}", path.display())]
-    Bind {
+    /// Cannot listen, or not there.
+    #[error(transparent)]
+    Listen(#[from] control_lines::Error),
+    /// The socket file does not get its permissions.
+    #[error("Cannot set the permissions of {}", path.display())]
+    SocketMode {
         /// The socket.
         path: PathBuf,
         /// Why.
         source: std::io::Error,
-    },
-    /// Someone listens there.
-    #[error("Another process listens on {}: stop it, or choose another path", path.display())]
-    InUse {
-        /// The socket.
-        path: PathBuf,
-    },
-    /// The path is taken by something that is no socket.
-    #[error("{} exists and is no socket: move it away, or choose another path", path.display())]
-    NoSocket {
-        /// The path.
-        path: PathBuf,
     },
     /// The sandbox cannot be set up.
     #[error("Cannot set up the sandbox ({what}): pass --sandbox off to do without")]

@@ -49,7 +49,7 @@ impl From<&Error> for Exit {
             | Error::Config { .. }
             | Error::ConfigDevice { .. }
             | Error::Socket { .. } => Self::Usage,
-            Error::Bind { .. } | Error::InUse { .. } | Error::NoSocket { .. } => Self::Socket,
+            Error::Listen(_) | Error::SocketMode { .. } => Self::Socket,
             Error::Sandbox { .. } => Self::Sandbox,
             Error::Device { .. } => Self::Device,
             Error::Signals(_) | Error::Thread { .. } | Error::Serve { .. } => Self::Failed,

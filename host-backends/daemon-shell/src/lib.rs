@@ -4,6 +4,7 @@
 //! One rule: a daemon's own `main` says what its devices are, and nothing of what stands here.
 
 pub mod capabilities;
+mod commands;
 pub mod config;
 pub mod control;
 mod daemon;
@@ -16,9 +17,11 @@ pub mod signals;
 pub mod sockets;
 
 pub use config::DeviceSpec;
+pub use daemon::Overseer;
 pub use daemon::Served;
 pub use daemon::Unit;
 pub use daemon::run;
+pub use daemon::run_with;
 pub use error::Error;
 pub use exit::Exit;
 pub use logging::LogFormat;

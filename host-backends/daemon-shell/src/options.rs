@@ -19,7 +19,7 @@ use crate::Sandbox;
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 #[group(id = "process")]
 pub struct ProcessSpec {
-    /// Answer commands (status, metrics, resize, stop) on this Unix socket, as JSON lines.
+    /// Answer commands (status, metrics, prometheus, resize, set, stop) on this Unix socket, as JSON lines.
     #[arg(long, value_name = "PATH", help_heading = "Process")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub control_socket: Option<PathBuf>,

@@ -1,18 +1,15 @@
 //! Where a device's front-end finds it.
 //!
-//! Rule: a socket file that nobody listens on is in the way and is replaced; one that somebody listens on never is.
+//! Rule: exactly one way is given; a descriptor from outside is looked at before it is owned.
 
 use std::fs::Permissions;
-use std::io::ErrorKind;
 use std::os::fd::BorrowedFd;
 use std::os::fd::FromRawFd;
 use std::os::fd::OwnedFd;
 use std::os::fd::RawFd;
-use std::os::unix::fs::FileTypeExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -118,10 +115,10 @@ impl SocketSpec {
         }
         match (&self.socket_path, self.fd, &self.connect) {
             (Some(path), None, None) => {
-                let listener = bind(path)?;
+                let listener = control_lines::bind(path)?;
                 if let Some(mode) = self.socket_mode {
                     std::fs::set_permissions(path, Permissions::from_mode(mode)).map_err(
-                        |source| Error::Bind {
+                        |source| Error::SocketMode {
                             path: path.clone(),
                             source,
                         },
@@ -142,52 +139,6 @@ impl SocketSpec {
             )),
         }
     }
-}
-
-/// Listens on `path`, over a stale socket file if need be.
-///
-/// # Errors
-/// Somebody listens there, or something else is there, or the directory does not let us.
-pub fn bind(path: &Path) -> Result<UnixListener, Error> {
-    let fail = |source| Error::Bind {
-        path: path.to_owned(),
-        source,
-    };
-    match UnixListener::bind(path) {
-        Err(error) if error.kind() == ErrorKind::AddrInUse => {}
-        other => return other.map_err(fail),
-    }
-    let meta = std::fs::symlink_metadata(path).map_err(fail)?;
-    if !meta.file_type().is_socket() {
-        return Err(Error::NoSocket {
-            path: path.to_owned(),
-        });
-    }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path).map_err(fail)?;
-            UnixListener::bind(path).map_err(fail)
-        }
-        Err(error) => Err(fail(error)),
-        Ok(_) => Err(Error::InUse {
-            path: path.to_owned(),
-        }),
-    }
-}
-
-/// As [`bind`], for this user alone.
-///
-/// # Errors
-/// As [`bind`].
-pub fn bind_private(path: &Path) -> Result<UnixListener, Error> {
-    let listener = bind(path)?;
-    std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(|source| {
-        Error::Bind {
-            path: path.to_owned(),
-            source,
-        }
-    })?;
-    Ok(listener)
 }
 
 /// Takes over the inherited descriptor `fd`.

@@ -3,6 +3,7 @@
 use super::*;
 use std::os::fd::AsRawFd;
 use std::os::fd::IntoRawFd;
+use std::path::Path;
 
 fn listen_on(path: &Path) -> SocketSpec {
     SocketSpec {
@@ -48,7 +49,10 @@ fn a_socket_in_use_is_left_alone() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("s");
     let _owner = UnixListener::bind(&path).expect("a socket");
-    assert!(matches!(open(&listen_on(&path)), Err(Error::InUse { .. })));
+    assert!(matches!(
+        open(&listen_on(&path)),
+        Err(Error::Listen(control_lines::Error::InUse { .. }))
+    ));
     UnixStream::connect(&path).expect("the owner still listens");
 }
 
@@ -59,7 +63,7 @@ fn a_file_that_is_no_socket_is_left_alone() {
     std::fs::write(&path, "precious").expect("a file");
     assert!(matches!(
         open(&listen_on(&path)),
-        Err(Error::NoSocket { .. })
+        Err(Error::Listen(control_lines::Error::NoSocket { .. }))
     ));
     assert_eq!(std::fs::read(&path).expect("the file"), b"precious");
 }
@@ -68,7 +72,7 @@ fn a_file_that_is_no_socket_is_left_alone() {
 fn a_missing_directory_is_an_error() {
     assert!(matches!(
         open(&listen_on(Path::new("/nonexistent/s"))),
-        Err(Error::Bind { .. })
+        Err(Error::Listen(control_lines::Error::Bind { .. }))
     ));
 }
 

@@ -38,12 +38,18 @@ pub(super) fn confine(needs: &Needs) -> Result<(), Error> {
 
 fn restrict(needs: &Needs) -> Result<RulesetStatus, RulesetError> {
     let remove: BitFlags<AccessFs> = AccessFs::RemoveFile.into();
+    let write = AccessFs::MakeReg | AccessFs::WriteFile | AccessFs::Truncate | AccessFs::RemoveFile;
+    // Rights on what is in a directory make no sense on a file.
+    let (folders, files): (Vec<_>, Vec<_>) = needs.readable.iter().partition(|path| path.is_dir());
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(RIGHTS))?
         .handle_access(AccessNet::from_all(RIGHTS))?
         .create()?
         .add_rules(path_beneath_rules(&needs.socket_directories, remove))?
+        .add_rules(path_beneath_rules(folders, AccessFs::from_read(RIGHTS)))?
+        .add_rules(path_beneath_rules(files, AccessFs::ReadFile))?
+        .add_rules(path_beneath_rules(&needs.writable, write))?
         .restrict_self()?;
     Ok(status.ruleset)
 }

@@ -25,11 +25,30 @@ pub enum Sandbox {
     Off,
 }
 
-/// What a daemon needs after its start.
+/// What a daemon needs after its start, beyond what every daemon does.
 #[derive(Clone, Debug, Default)]
 pub struct Needs {
     /// Directories in which it removes its own socket files at the end.
     pub socket_directories: Vec<PathBuf>,
+    /// Files, or directories with all in them, that it opens for reading.
+    pub readable: Vec<PathBuf>,
+    /// Directories in which it makes, writes and removes regular files.
+    pub writable: Vec<PathBuf>,
+    /// System calls with any arguments, such as `libc::SYS_sendmmsg`.
+    pub syscalls: Vec<i64>,
+    /// Codes of ioctl(2), such as TUNSETOFFLOAD.
+    pub ioctls: Vec<u64>,
+}
+
+impl Needs {
+    /// Takes `other`'s needs too.
+    pub fn add(&mut self, other: Self) {
+        self.socket_directories.extend(other.socket_directories);
+        self.readable.extend(other.readable);
+        self.writable.extend(other.writable);
+        self.syscalls.extend(other.syscalls);
+        self.ioctls.extend(other.ioctls);
+    }
 }
 
 impl Sandbox {
@@ -43,7 +62,7 @@ impl Sandbox {
             return Ok(());
         }
         files::confine(needs)?;
-        syscalls::confine()
+        syscalls::confine(needs)
     }
 }
 

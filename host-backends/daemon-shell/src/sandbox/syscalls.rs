@@ -1,7 +1,7 @@
 //! seccomp: the system calls that a serving daemon may make.
 //!
 //! Rule: what is not listed fails with ENOSYS, as on a kernel without it, so that libraries fall back instead of dying;
-//! no exec, no ptrace, no new file by open, no socket but a Unix one.
+//! no exec, no ptrace, no new file by open unless the daemon names some, no socket but a Unix one.
 
 use std::collections::BTreeMap;
 
@@ -15,6 +15,7 @@ use seccompiler::SeccompRule;
 use seccompiler::TargetArch;
 
 use crate::Error;
+use crate::sandbox::Needs;
 
 /// Allowed with any arguments.
 const ALLOWED: &[i64] = &[
@@ -126,21 +127,26 @@ const IOCTLS: &[u64] = &[0x1277, 0x1268, 0x5421, 0x5401];
 /// Flags with which clone() makes a thread of this process.
 const THREAD: u64 = (libc::CLONE_VM | libc::CLONE_THREAD) as u64;
 
-pub(super) fn confine() -> Result<(), Error> {
+pub(super) fn confine(needs: &Needs) -> Result<(), Error> {
     let fail = |source: Box<dyn std::error::Error + Send + Sync>| Error::Sandbox {
         what: "seccomp",
         source,
     };
-    let program = program().map_err(|source| fail(Box::new(source)))?;
+    let program = program(needs).map_err(|source| fail(Box::new(source)))?;
     seccompiler::apply_filter(&program).map_err(|source| fail(Box::new(source)))
 }
 
-fn program() -> Result<BpfProgram, seccompiler::BackendError> {
+fn program(needs: &Needs) -> Result<BpfProgram, seccompiler::BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = ALLOWED
         .iter()
         .chain(ALLOWED_HERE)
+        .chain(&needs.syscalls)
         .map(|call| (*call, Vec::new()))
         .collect();
+    if !(needs.readable.is_empty() && needs.writable.is_empty()) {
+        // Landlock, where there is one, says which files.
+        rules.insert(libc::SYS_openat, Vec::new());
+    }
     let only = |argument: u8, op: SeccompCmpOp, value: u64| {
         let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, op, value)?;
         SeccompRule::new(vec![condition])
@@ -150,6 +156,7 @@ fn program() -> Result<BpfProgram, seccompiler::BackendError> {
     rules.insert(libc::SYS_socketpair, vec![only(0, SeccompCmpOp::Eq, unix)?]);
     let ioctls: Result<Vec<_>, _> = IOCTLS
         .iter()
+        .chain(&needs.ioctls)
         .map(|code| only(1, SeccompCmpOp::Eq, *code))
         .collect();
     rules.insert(libc::SYS_ioctl, ioctls?);

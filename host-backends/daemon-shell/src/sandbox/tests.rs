@@ -51,6 +51,7 @@ fn only_named_directories_lose_files() {
     std::fs::write(&theirs, "").expect("a file");
     let needs = Needs {
         socket_directories: vec![ours.path().to_owned()],
+        ..Needs::default()
     };
     let removed = inside(needs, {
         let (mine, theirs) = (mine.clone(), theirs.clone());
@@ -62,6 +63,44 @@ fn only_named_directories_lose_files() {
         }
     });
     assert_eq!(removed, (true, false));
+}
+
+#[test]
+fn named_files_are_read_and_named_directories_written_and_no_others() {
+    let ours = tempfile::tempdir().expect("a directory");
+    let other = tempfile::tempdir().expect("a directory");
+    let (mine, theirs) = (ours.path().join("a"), other.path().join("b"));
+    std::fs::write(&theirs, "").expect("a file");
+    let needs = Needs {
+        readable: vec!["/proc/meminfo".into()],
+        writable: vec![ours.path().to_owned()],
+        ..Needs::default()
+    };
+    let done = inside(needs, move || {
+        [
+            std::fs::read("/proc/meminfo").is_ok(),
+            std::fs::write(mine, "x").is_ok(),
+            std::fs::read("/proc/cpuinfo").is_ok(),
+            std::fs::write(theirs, "x").is_ok(),
+        ]
+    });
+    let landlock = std::fs::read_to_string("/sys/kernel/security/lsm")
+        .is_ok_and(|lsm| lsm.contains("landlock"));
+    assert_eq!(done[..2], [true, true]);
+    if landlock {
+        assert_eq!(done[2..], [false, false]);
+    }
+}
+
+#[test]
+fn system_calls_that_one_daemon_needs_are_open_to_it_alone() {
+    let with = Needs {
+        syscalls: vec![libc::SYS_getppid],
+        ..Needs::default()
+    };
+    let parent = || nix::unistd::getppid().as_raw();
+    assert!(inside(with, parent) > 0);
+    assert!(inside(Needs::default(), parent) < 0);
 }
 
 #[test]
