@@ -1,3 +1,21 @@
-//! The network device: queues, offloads, control queue, switch.
+//! The network device (virtio 1.4 sec. 5.1): queues, offloads, control queue, switch.
 //!
 //! One rule: a guest's header is read once, checked, and only the checked copy travels on.
+
+mod mac;
+pub mod rss;
+mod spec;
+
+pub use mac::MacAddress;
+pub use spec::Duplex;
+pub use spec::FeatureMask;
+pub use spec::LinkChoice;
+pub use spec::MAX_MTU;
+pub use spec::MAX_PAIRS;
+pub use spec::MAX_QUEUE_SIZE;
+pub use spec::MIN_MTU;
+pub use spec::NetSpec;
+pub use spec::check_mtu;
+
+#[cfg(test)]
+mod tests;

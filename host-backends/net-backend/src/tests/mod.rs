@@ -1,0 +1,3 @@
+//! The network device: its pure parts, and the whole against a driver in the same process.
+
+mod rss;
