@@ -235,8 +235,10 @@ impl FakeBar {
             }
         } else if offset >= layout.device {
             let at = (offset - layout.device) as usize;
-            if let Some(byte) = registers.config.get_mut(at) {
-                *byte = value as u8;
+            for (index, byte) in value.to_le_bytes().iter().enumerate().take(width as usize) {
+                if let Some(target) = registers.config.get_mut(at + index) {
+                    *target = *byte;
+                }
             }
         } else if offset < layout.isr {
             registers.write_common((offset - layout.common) as usize, value);

@@ -263,6 +263,24 @@ impl<F: PciFunction> Transport<F> {
         Ok(())
     }
 
+    /// Writes four bytes of device configuration at once.
+    ///
+    /// # Errors
+    /// [`Error::ConfigOutOfRange`], also when `offset` is no multiple of 4.
+    pub fn write_config_u32(&self, offset: usize, value: u32) -> Result<(), Error> {
+        let window = self
+            .structures
+            .device
+            .as_ref()
+            .ok_or(Error::ConfigOutOfRange)?;
+        let end = offset.checked_add(4).ok_or(Error::ConfigOutOfRange)?;
+        if end as u64 > window.len() || !offset.is_multiple_of(4) {
+            return Err(Error::ConfigOutOfRange);
+        }
+        window.write_u32(offset, value);
+        Ok(())
+    }
+
     /// Length of the device configuration in bytes.
     pub fn config_len(&self) -> u64 {
         self.structures

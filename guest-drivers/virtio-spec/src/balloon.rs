@@ -67,7 +67,7 @@ pub mod queue {
     }
 
     /// The order in which roles take numbers, with the feature that each needs.
-    const ORDER: [(Role, u64); MAX as usize] = [
+    pub const ORDER: [(Role, u64); MAX as usize] = [
         (Role::Inflate, 0),
         (Role::Deflate, 0),
         (Role::Stats, feature::STATS_VQ),
