@@ -30,6 +30,61 @@ pub enum Error {
         /// What was asked for.
         asked: u16,
     },
+    /// The interface does not exist
+    #[error("There is no interface {name}: make it with `{mend}`")]
+    NoInterface {
+        /// Its name.
+        name: String,
+        /// The command that makes it.
+        mend: String,
+    },
+    /// The TUN/TAP driver cannot be reached
+    #[error(
+        "Cannot open /dev/net/tun: load the module (`modprobe tun`), or give this user access to it"
+    )]
+    TunDevice {
+        /// Why.
+        source: io::Error,
+    },
+    /// The interface belongs to another user
+    #[error("The interface {name} belongs to another user: remove it and make it with `{mend}`")]
+    NotOurs {
+        /// Its name.
+        name: String,
+        /// The command that makes it.
+        mend: String,
+    },
+    /// The interface has its only user already
+    #[error(
+        "The interface {name} is in use: stop the program that has it, or make it with multi_queue if several shall \
+         share it"
+    )]
+    Busy {
+        /// Its name.
+        name: String,
+    },
+    /// The interface has one queue
+    #[error("The interface {name} has one queue only: remove it and make it with `{mend}`")]
+    NotMultiQueue {
+        /// Its name.
+        name: String,
+        /// The command that makes it.
+        mend: String,
+    },
+    /// The interface is of another kind
+    #[error("The interface {name} is no TAP interface; for any other kind write packet:{name}")]
+    NotTap {
+        /// Its name.
+        name: String,
+    },
+    /// An inherited descriptor is of the wrong kind
+    #[error("The descriptor of {link} is {what}")]
+    Descriptor {
+        /// As the user wrote it.
+        link: String,
+        /// What it is.
+        what: &'static str,
+    },
     /// A system call failed
     #[error("{call} failed")]
     System {

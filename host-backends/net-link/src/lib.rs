@@ -8,8 +8,12 @@ mod link;
 mod null;
 mod ready;
 mod spec;
+mod tap;
 
 use std::io;
+use std::os::fd::OwnedFd;
+
+use nix::errno::Errno;
 
 pub use error::Error;
 pub use link::Capabilities;
@@ -34,13 +38,29 @@ pub fn open(spec: &LinkSpec, pairs: u16) -> Result<Vec<Box<dyn Link>>, Error> {
         LinkSpec::Null => (0..pairs.max(1))
             .map(|_| Ok(Box::new(null::NullLink::new()?) as Box<dyn Link>))
             .collect(),
-        LinkSpec::Passt(_) | LinkSpec::Tap(_) | LinkSpec::Packet(_) | LinkSpec::Fd(_) => {
-            Err(Error::Open {
-                link: spec.to_string(),
-                source: io::ErrorKind::Unsupported.into(),
-            })
-        }
+        LinkSpec::Tap(tap) => tap::open(tap, pairs),
+        LinkSpec::Fd(numbers) => inherited(spec, numbers, pairs),
+        LinkSpec::Passt(_) | LinkSpec::Packet(_) => Err(Error::Open {
+            link: spec.to_string(),
+            source: io::ErrorKind::Unsupported.into(),
+        }),
     }
+}
+
+/// Finds out what the descriptors are and uses them.
+fn inherited(spec: &LinkSpec, numbers: &[i32], pairs: u16) -> Result<Vec<Box<dyn Link>>, Error> {
+    let max = u16::try_from(numbers.len()).unwrap_or(u16::MAX);
+    tap::check_pairs(&spec.to_string(), max, pairs)?;
+    let files: Result<Vec<OwnedFd>, Errno> = numbers
+        .iter()
+        .take(usize::from(pairs.max(1)))
+        .map(|number| tap::sys::adopt(*number))
+        .collect();
+    let files = files.map_err(|errno| Error::Open {
+        link: spec.to_string(),
+        source: errno.into(),
+    })?;
+    tap::adopt(files, spec)
 }
 
 #[cfg(test)]

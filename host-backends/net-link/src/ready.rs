@@ -18,7 +18,6 @@ pub(crate) struct Ready {
     epoll: Epoll,
 }
 
-#[expect(dead_code, reason = "the links that use it follow")]
 impl Ready {
     pub fn new() -> Result<Self, Error> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(Error::system("epoll"))?;

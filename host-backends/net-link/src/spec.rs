@@ -27,8 +27,8 @@ pub enum LinkSpec {
     Tap(TapSpec),
     /// `packet:INTERFACE`: a packet socket on an interface of the host.
     Packet(String),
-    /// `fd:NUMBER`: an inherited descriptor of a TAP queue.
-    Fd(i32),
+    /// `fd:NUMBER,...`: inherited descriptors, one per queue of a TAP interface, or one connected stream socket of passt.
+    Fd(Vec<i32>),
     /// `null`: nowhere.
     Null,
 }
@@ -88,6 +88,17 @@ impl PasstSpec {
     }
 }
 
+fn descriptors(text: &str) -> Result<Vec<i32>, String> {
+    let mut list: Vec<i32> = Vec::new();
+    for number in text.split(',') {
+        match number.parse() {
+            Ok(fd) if fd >= 0 && !list.contains(&fd) => list.push(fd),
+            _ => return Err(format!("{number:?} is no file descriptor, or there twice")),
+        }
+    }
+    Ok(list)
+}
+
 fn is_option(key: &str) -> bool {
     key.starts_with(|c: char| c.is_ascii_lowercase())
         && key
@@ -118,10 +129,7 @@ impl FromStr for LinkSpec {
             ("passt", rest) => PasstSpec::parse(rest.unwrap_or_default()).map(Self::Passt),
             ("tap", Some(name)) => interface(name).map(|name| Self::Tap(TapSpec { name })),
             ("packet", Some(name)) => interface(name).map(Self::Packet),
-            ("fd", Some(number)) => match number.parse() {
-                Ok(fd) if fd >= 0 => Ok(Self::Fd(fd)),
-                _ => Err(format!("{number:?} is no file descriptor")),
-            },
+            ("fd", Some(numbers)) => descriptors(numbers).map(Self::Fd),
             ("null", None) => Ok(Self::Null),
             _ => Err(format!("{text:?} is no link: {FORMS}")),
         };
@@ -135,7 +143,10 @@ impl fmt::Display for LinkSpec {
             Self::Passt(spec) => spec.fmt(out),
             Self::Tap(spec) => write!(out, "tap:{}", spec.name),
             Self::Packet(name) => write!(out, "packet:{name}"),
-            Self::Fd(fd) => write!(out, "fd:{fd}"),
+            Self::Fd(list) => {
+                let list: Vec<_> = list.iter().map(i32::to_string).collect();
+                write!(out, "fd:{}", list.join(","))
+            }
             Self::Null => out.write_str("null"),
         }
     }

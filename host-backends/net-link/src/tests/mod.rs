@@ -1,5 +1,8 @@
-//! What links promise, apart from what needs an interface of the host.
+//! What links promise, against the host's kernel where that is possible.
 //!
-//! Rule: no test here needs privileges.
+//! Rule: a test that needs an interface makes its own network namespace, or skips itself and says so.
 
+mod frames;
+mod namespace;
 mod spec;
+mod tap;
