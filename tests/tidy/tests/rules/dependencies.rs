@@ -34,7 +34,7 @@ const EDGES: &[(&str, u8, &[&str])] = &[
     ("device-model",        3, &["virtio-spec", "virtqueue", "guest-memory"]),
     ("vhost-user-server",   4, &["virtio-spec", "virtqueue", "vhost-user-protocol", "guest-memory", "device-model"]),
     ("block-backend",       4, &["virtio-spec", "virtqueue", "guest-memory", "device-model"]),
-    ("net-link",            3, &["guest-memory"]),
+    ("net-link",            3, &["virtqueue", "guest-memory"]),
     ("net-backend",         4, &["virtio-spec", "virtqueue", "guest-memory", "device-model", "net-link"]),
     ("balloon-backend",     4, &["virtio-spec", "virtqueue", "guest-memory", "device-model"]),
     ("control-lines",       0, &[]),
