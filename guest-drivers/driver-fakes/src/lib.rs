@@ -9,6 +9,7 @@ mod direct;
 mod disk;
 mod function;
 mod platform;
+mod queues;
 mod random;
 mod registers;
 
