@@ -13,6 +13,7 @@
 
 use crate::Error;
 use crate::GuestMemory;
+use crate::RegionSpec;
 use std::ops::AddAssign;
 
 /// What became of a range that was to be released; bytes.
@@ -106,6 +107,11 @@ impl GuestMemory {
             start: region.spec.guest_addr + before,
             size,
         })
+    }
+
+    /// The regions by ascending guest address, each with the size of its host pages in bytes.
+    pub fn host_pages(&self) -> impl Iterator<Item = (&RegionSpec, u64)> {
+        self.all().iter().map(|r| (&r.spec, r.backing.page))
     }
 
     /// Bytes of host memory in the files behind all regions, now.
