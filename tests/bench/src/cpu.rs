@@ -17,6 +17,15 @@ pub fn pin(cpu: Option<usize>) -> Result<()> {
     sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("cannot pin to CPU {cpu}"))
 }
 
+/// Lets the calling thread run on every CPU again.
+pub fn unpin() -> Result<()> {
+    let mut set = CpuSet::new();
+    for cpu in 0..CpuSet::count() {
+        set.set(cpu)?;
+    }
+    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+}
+
 /// CPU time of a process so far, its ended threads included.
 pub fn time(pid: u32) -> Result<Duration> {
     let pid = Pid::from_raw(pid.try_into()?);

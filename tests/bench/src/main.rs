@@ -8,9 +8,11 @@ mod job;
 mod matrix;
 mod memory;
 mod native;
+mod net;
 mod peer;
 mod report;
 mod sample;
+mod wire;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -36,6 +38,8 @@ struct Cli {
 enum Command {
     /// The block daemon against qemu-storage-daemon and against native I/O on the same file.
     Block(matrix::BlockArgs),
+    /// The network daemon against DPDK's vhost and against the host's own TAP.
+    Net(net::NetArgs),
     /// One job straight on a file, with no daemon: the baseline.
     Native(NativeArgs),
     /// One job against a running vhost-user-blk socket.
@@ -108,6 +112,7 @@ struct ClientArgs {
 fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Block(args) => matrix::run(&args),
+        Command::Net(args) => net::run(&args),
         Command::Native(args) => {
             cpu::pin(args.job.cpu)?;
             let job = args.job.job();

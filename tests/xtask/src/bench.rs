@@ -5,7 +5,7 @@
 use crate::packages;
 use crate::shell;
 
-/// Measures against peers in the same run: `cargo xtask bench block --help` lists the options.
+/// Measures against peers in the same run: `cargo xtask bench block --help` (or `net`, `balloon`) lists the options.
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
 pub struct Args {
@@ -21,29 +21,34 @@ pub struct Args {
     benchmark: Vec<String>,
 }
 
+/// Each benchmark's daemon: package and program.
+const DAEMONS: [(&str, &str, &str); 3] = [
+    ("block", "blockd", "paravane-blockd"),
+    ("net", "netd", "paravane-netd"),
+    ("balloon", "balloond", "paravane-balloond"),
+];
+
 pub fn run(args: &Args) -> anyhow::Result<bool> {
     packages::ensure(args.no_install)?;
-    let build = [
-        "build",
-        "--release",
-        "--locked",
-        "-p",
-        "bench",
-        "-p",
-        "blockd",
-    ];
+    let words = &args.benchmark;
+    let daemon = DAEMONS
+        .iter()
+        .find(|(benchmark, ..)| words.iter().any(|word| word == benchmark));
+    let mut build = vec!["build", "--release", "--locked", "-p", "bench"];
+    if let Some((_, package, _)) = daemon {
+        build.extend(["-p", package]);
+    }
     if !shell::show(&mut shell::cargo(&build))? {
         return Ok(false);
     }
     let programs = vm::paths::target().join("release");
     let mut command = std::process::Command::new(programs.join("paravane-bench"));
-    command.current_dir(shell::root()).args(&args.benchmark);
-    let words = &args.benchmark;
+    command.current_dir(shell::root()).args(words);
     let given = words.iter().any(|word| word.starts_with("--daemon"));
-    if words.iter().any(|word| word == "block") && !given {
-        command
-            .arg("--daemon")
-            .arg(programs.join("paravane-blockd"));
+    if let Some((_, _, program)) = daemon
+        && !given
+    {
+        command.arg("--daemon").arg(programs.join(program));
     }
     shell::show(&mut command)
 }

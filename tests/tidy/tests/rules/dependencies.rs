@@ -52,7 +52,7 @@ const EDGES: &[(&str, u8, &[&str])] = &[
     ("protocol",            9, &["virtio-spec", "virtqueue", "vhost-user-protocol", "guest-memory", "device-model", "vhost-user-server", "block-backend", "net-link", "net-backend", "balloon-backend", "vhost-user-frontend"]),
     ("probe-guest",         9, GUEST),
     ("vm",                  8, &["machine"]),
-    ("bench",               9, &["virtio-spec"]),
+    ("bench",               9, &["virtio-spec", "virtqueue", "vhost-user-frontend"]),
     ("xtask",               9, &["vm"]),
 ];
 
