@@ -8,8 +8,10 @@ use std::sync::PoisonError;
 use std::sync::Weak;
 
 use machine::pci::Msix;
+use virtio_spec::balloon;
 use virtio_spec::block;
 use virtio_spec::device_id;
+use virtio_spec::net;
 use virtio_spec::pci::isr;
 use virtio_spec::status;
 
@@ -68,6 +70,46 @@ pub(crate) fn adapt(device: u32, mut config: Vec<u8>, queues: u16) -> Vec<u8> {
     }
     config
 }
+
+/// What of the features in `offered` this front-end can offer to a driver that sees `config` and `queues`.
+pub(crate) fn offer(device: u32, offered: u64, config: &[u8], queues: u16) -> u64 {
+    if device != device_id::NET {
+        return offered;
+    }
+    // The control queue follows the last pair (virtio 1.4, 5.1.2). With fewer queues than that a driver would look for
+    // it where there is none; without these features there is one pair, whatever the configuration says.
+    let multiple = net::feature::MQ | net::feature::RSS;
+    let pairs = config.get(PAIRS..PAIRS + 2).unwrap_or_default();
+    let pairs = <[u8; 2]>::try_from(pairs).map_or(0, u16::from_le_bytes);
+    let control = u32::from(offered & net::feature::CTRL_VQ != 0);
+    if (1..=u32::from(queues)).contains(&(2 * u32::from(pairs) + control)) && pairs != 0 {
+        offered
+    } else {
+        offered & !multiple
+    }
+}
+
+/// Whether a driver with these features may write there; of an unknown device the backend judges.
+pub(crate) fn writable(device: u32, features: u64, offset: u32, len: usize) -> bool {
+    let field = |at: usize, size: usize| usize::try_from(offset) == Ok(at) && len == size;
+    match device {
+        device_id::BLOCK => {
+            features & block::feature::CONFIG_WCE != 0
+                && field(std::mem::offset_of!(block::Config, writeback), 1)
+        }
+        // Modern drivers change the address through the control queue.
+        device_id::NET => false,
+        device_id::BALLOON => {
+            field(balloon::CONFIG_ACTUAL_OFFSET, 4)
+                || (features & balloon::feature::PAGE_POISON != 0
+                    && field(balloon::CONFIG_POISON_OFFSET, 4))
+        }
+        _ => true,
+    }
+}
+
+/// Offset of `max_virtqueue_pairs` in the network configuration.
+const PAIRS: usize = std::mem::offset_of!(net::Config, max_virtqueue_pairs);
 
 /// Offset of `num_queues` in the block configuration.
 const NUM_QUEUES: usize = std::mem::offset_of!(block::Config, num_queues);

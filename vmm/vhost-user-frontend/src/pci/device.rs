@@ -13,8 +13,6 @@ use machine::pci::BarRegion;
 use machine::pci::ConfigSpace;
 use machine::pci::Msix;
 use machine::pci::PciFunction;
-use virtio_spec::block;
-use virtio_spec::device_id;
 use virtio_spec::feature;
 use virtio_spec::pci::cap;
 
@@ -23,6 +21,8 @@ use super::core::Core;
 use super::core::Notifier;
 use super::core::adapt;
 use super::core::lock;
+use super::core::offer;
+use super::core::writable;
 use super::layout;
 use super::registers::Action;
 use super::registers::Registers;
@@ -72,7 +72,8 @@ impl VhostUserDevice {
             notifier.clone(),
         )?);
         let queues = session.queue_count();
-        let (mut space, window) = layout::config_space(spec.device_id, spec.config_len)?;
+        let config_len = u32::try_from(session.config().len()).unwrap_or(0);
+        let (mut space, window) = layout::config_space(spec.device_id, config_len)?;
         let msix = Msix::new(interrupts, queues + 1, layout::msix(), &mut space);
         let msix = msix.map_err(|error| Error::Machine {
             what: "interrupt lines",
@@ -80,6 +81,7 @@ impl VhostUserDevice {
         })?;
         let sizes = vec![spec.queue_size; queues.into()];
         let offered = (session.offered() | TRANSPORT_FEATURES) & spec.features;
+        let offered = offer(spec.device_id, offered, &session.config(), queues);
         let core = Core {
             registers: Registers::new(offered, &sizes, queues + 1),
             msix,
@@ -153,7 +155,11 @@ impl VhostUserDevice {
         core.isr = 0;
         // A backend that came back with other features while a driver was up offers them to the next.
         let offered = (self.session.offered() | TRANSPORT_FEATURES) & self.features;
+        let config = self.session.config();
+        let count = u16::try_from(self.kicks.len()).unwrap_or(u16::MAX);
+        let offered = offer(core.device_id, offered, &config, count);
         core.registers.offer(offered);
+        core.config = adapt(core.device_id, config, count);
     }
 
     /// What the driver set up for a queue, if it enabled it.
@@ -216,16 +222,21 @@ impl VhostUserDevice {
             return;
         };
         let end = u64::from(offset) + data.len() as u64;
-        if end > core.config.len() as u64 || !writable(core, offset, data.len()) {
+        if end > core.config.len() as u64
+            || !writable(
+                core.device_id,
+                core.registers.negotiated(),
+                offset,
+                data.len(),
+            )
+        {
             return;
         }
-        match self.session.write_config(offset, data) {
-            Ok(()) => {
-                let count = u16::try_from(self.kicks.len()).unwrap_or(u16::MAX);
-                core.config = adapt(core.device_id, self.session.config(), count);
-            }
-            Err(error) => tracing::debug!(%error, "a configuration write was not taken"),
+        if let Err(error) = self.session.write_config(offset, data) {
+            tracing::debug!(%error, "a configuration write was not taken");
         }
+        let count = u16::try_from(self.kicks.len()).unwrap_or(u16::MAX);
+        core.config = adapt(core.device_id, self.session.config(), count);
     }
 
     /// Where the PCI configuration access window points, if that is a place in the BAR (virtio 1.4, 4.1.4.9).
@@ -383,15 +394,6 @@ fn check(core: &mut Core, started: Result<()>) {
         tracing::error!(%error, "the device could not be started");
         core.needs_reset();
     }
-}
-
-/// Fields of known devices that a driver may write; of an unknown device the backend judges.
-fn writable(core: &Core, offset: u32, len: usize) -> bool {
-    const WRITEBACK: usize = std::mem::offset_of!(block::Config, writeback);
-    core.device_id != device_id::BLOCK
-        || (core.registers.negotiated() & block::feature::CONFIG_WCE != 0
-            && usize::try_from(offset) == Ok(WRITEBACK)
-            && len == 1)
 }
 
 /// A descriptor to share: another one of `event`, or a new one.

@@ -12,8 +12,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use machine::Ram;
+use virtio_spec::balloon;
 use virtio_spec::device_id;
 use virtio_spec::feature;
+use virtio_spec::net;
 
 use crate::Error;
 use crate::Result;
@@ -26,6 +28,13 @@ pub use self::device::VhostUserDevice;
 /// Bytes of `struct virtio_blk_config` up to and with `write_zeroes_may_unmap` and its padding (virtio 1.4, 5.2.4);
 /// every backend has these, later fields are of features that few offer.
 const BLOCK_CONFIG_LEN: u32 = 60;
+
+/// Bytes of `struct virtio_net_config` (virtio 1.4, 5.1.4).
+const NET_CONFIG_LEN: u32 = size_of::<net::Config>() as u32;
+/// Without the tunnel types, and with nothing but address, status, pairs and MTU.
+const NET_CONFIG_SHORTER: &[u32] = &[net::CONFIG_SIZE_UNTUNNELED as u32, 12];
+/// Bytes of `struct virtio_balloon_config` (virtio 1.4, 5.5.4).
+const BALLOON_CONFIG_LEN: u32 = size_of::<balloon::Config>() as u32;
 
 /// One device, as the operator describes it.
 #[derive(Debug, Clone)]
@@ -40,6 +49,10 @@ pub struct FrontendSpec {
     pub queue_size: u16,
     /// Bytes of device configuration.
     pub config_len: u32,
+    /// Lengths to try, in this order, when the backend refuses `config_len`.
+    pub config_shorter: &'static [u32],
+    /// MTU to tell a network backend.
+    pub mtu: Option<u16>,
     /// Mask of virtio features to let through to the guest.
     pub features: u64,
     /// How long to wait for the backend to listen.
@@ -49,12 +62,43 @@ pub struct FrontendSpec {
 impl FrontendSpec {
     /// A disk with one queue of 256 entries.
     pub fn block(socket: impl Into<PathBuf>) -> Self {
+        Self::new(socket.into(), device_id::BLOCK, 1, BLOCK_CONFIG_LEN)
+    }
+
+    /// A network interface with all the queue pairs that the backend has: which queue is the control queue hangs on
+    /// their number (virtio 1.4, 5.1.2), so that there cannot be fewer here than there.
+    pub fn net(socket: impl Into<PathBuf>) -> Self {
         Self {
-            socket: socket.into(),
-            device_id: device_id::BLOCK,
-            queues: 1,
+            config_shorter: NET_CONFIG_SHORTER,
+            ..Self::new(socket.into(), device_id::NET, 255, NET_CONFIG_LEN)
+        }
+    }
+
+    /// A memory balloon with all its five queues (virtio 1.4, 5.5.2).
+    pub fn balloon(socket: impl Into<PathBuf>) -> Self {
+        let queues = balloon::queue::MAX;
+        Self {
+            queue_size: 128,
+            // Backends without FREE_PAGE_HINT may have two fields only.
+            config_shorter: &[8],
+            ..Self::new(
+                socket.into(),
+                device_id::BALLOON,
+                queues,
+                BALLOON_CONFIG_LEN,
+            )
+        }
+    }
+
+    fn new(socket: PathBuf, device_id: u32, queues: u16, config_len: u32) -> Self {
+        Self {
+            socket,
+            device_id,
+            queues,
             queue_size: 256,
-            config_len: BLOCK_CONFIG_LEN,
+            config_len,
+            config_shorter: &[],
+            mtu: None,
             // A doorbell has no use for the data, which costs the driver a moment to compute.
             features: !feature::NOTIFICATION_DATA,
             connect_timeout: Duration::from_secs(10),
@@ -72,6 +116,8 @@ impl FrontendSpec {
             queue_count: self.queues,
             queue_size_max: self.queue_size,
             config_len: self.config_len,
+            config_shorter: self.config_shorter,
+            mtu: self.mtu,
             connect_timeout: self.connect_timeout,
             ..SessionSpec::new(&self.socket, self.device_id)
         })

@@ -49,6 +49,10 @@ fn changeable(device: u32) -> Option<&'static [Range<usize>]> {
     match device {
         // `capacity` (a resize) and `writeback` (virtio 1.4, 5.2.4).
         device_id::BLOCK => Some(&[0..8, 32..33]),
+        // `status`, `mtu`, `speed` and `duplex` (virtio 1.4, 5.1.4).
+        device_id::NET => Some(&[6..8, 10..17]),
+        // All four fields are live (virtio 1.4, 5.5.4).
+        device_id::BALLOON => Some(&[0..8, 8..16]),
         _ => None,
     }
 }

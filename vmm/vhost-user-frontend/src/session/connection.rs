@@ -191,6 +191,17 @@ impl Connection {
         self.tell(&Message::SetConfig(config), &[])
     }
 
+    pub(crate) fn set_mtu(&self, mtu: u16) -> Result<()> {
+        self.tell(&Message::NetSetMtu(mtu.into()), &[])
+    }
+
+    /// Asks the backend to let the network know where `mac` is.
+    pub(crate) fn announce(&self, mac: [u8; 6]) -> Result<()> {
+        let [a, b, c, d, e, f] = mac;
+        let number = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
+        self.tell(&Message::SendRarp(number), &[])
+    }
+
     pub(crate) fn inflight(&self, queues: u16, size: u16) -> Result<(Inflight, File)> {
         let request = Inflight {
             num_queues: queues,

@@ -13,6 +13,7 @@ use super::SessionSpec;
 use super::Shared;
 use super::backend_channel::BackendChannel;
 use super::channel::Channel;
+use super::config;
 use super::connection::Connection;
 use super::connection::Timeouts;
 use crate::Error;
@@ -73,7 +74,9 @@ pub(crate) fn establish(shared: &Arc<Shared>) -> Result<(Link, Vec<u8>)> {
     let queue_count = queue_count(spec, &connection)?;
     let mem_slots = mem_slots(&connection)?;
     let backend_channel = backend_channel(shared, &connection)?;
-    let config = config(spec, &connection)?;
+    set_mtu(spec, &connection)?;
+    let known = shared.config().len();
+    let config = config::read(spec, known, &connection)?;
     let link = Link {
         connection: Arc::new(connection),
         offered,
@@ -124,12 +127,12 @@ fn backend_channel(
     Ok(Some(channel))
 }
 
-fn config(spec: &SessionSpec, connection: &Connection) -> Result<Vec<u8>> {
-    if spec.config_len == 0 {
-        Ok(Vec::new())
-    } else if connection.has(protocol::CONFIG) {
-        connection.config(spec.config_len)
-    } else {
-        Err(Error::Missing("a configuration space (CONFIG)"))
+/// Tells the backend the MTU that the operator wants (the vhost-user document, NET_SET_MTU). It comes before the
+/// configuration is read, which shows it.
+fn set_mtu(spec: &SessionSpec, connection: &Connection) -> Result<()> {
+    match spec.mtu {
+        None => Ok(()),
+        Some(mtu) if connection.has(protocol::NET_MTU) => connection.set_mtu(mtu),
+        Some(_) => Err(Error::Missing("an MTU that can be set (NET_MTU)")),
     }
 }

@@ -5,6 +5,7 @@
 mod backend_channel;
 mod channel;
 mod compatible;
+mod config;
 mod connection;
 mod establish;
 mod inflight;
@@ -43,6 +44,7 @@ pub use self::spec::PROTOCOL_FEATURES;
 pub use self::spec::QueueSetup;
 pub use self::spec::SessionSpec;
 
+use self::config::Written;
 use self::establish::Link;
 use self::inflight::InflightArea;
 use crate::Error;
@@ -67,6 +69,7 @@ struct State {
     started: Option<u64>,
     queues: BTreeMap<u16, Queue>,
     inflight: Option<InflightArea>,
+    written: Written,
     log: Option<DirtyLog>,
     /// Virtio features last offered by a backend.
     offered: u64,
@@ -207,12 +210,19 @@ impl Session {
         self.stop_locked(&mut state)
     }
 
-    /// Stops every queue and resets the device.
+    /// Stops every queue and resets the device, what the driver wrote into the configuration included.
     pub fn reset(&self) {
         let mut state = self.shared.lock();
         self.stop_locked(&mut state);
-        self.shared
-            .with_link(&mut state, |_, link| start::reset_device(link));
+        let rewritten = state.written.clear();
+        let config = self.shared.with_link(&mut state, |_, link| {
+            start::reset_device(link)?;
+            let read = rewritten.then(|| self.shared.read_config(link));
+            read.transpose()
+        });
+        if let Some(Ok(Some(config))) = config {
+            *self.shared.config() = config;
+        }
     }
 
     /// Sends the interrupts of a queue to another descriptor, and signals that once, as one interrupt may have gone
@@ -228,10 +238,10 @@ impl Session {
         call.signal();
     }
 
-    /// Writes the configuration space. The cache changes only as the backend reports.
+    /// Writes the configuration space; a backend that comes back is told again.
     ///
     /// # Errors
-    /// [`Error::Away`] without a connection, or the backend's refusal.
+    /// The backend's refusal, and [`Error::Away`] without a connection; then it is told when there is one.
     pub fn write_config(&self, offset: u32, data: &[u8]) -> Result<()> {
         let mut state = self.shared.lock();
         let written = self.shared.with_link(&mut state, |_, link| {
@@ -239,10 +249,30 @@ impl Session {
                 return Err(Error::Missing("CONFIG"));
             }
             link.connection.set_config(offset, data)?;
-            link.connection.config(self.shared.spec.config_len)
+            self.shared.read_config(link)
         });
-        *self.shared.config() = written.unwrap_or(Err(Error::Away))?;
-        Ok(())
+        match written {
+            Some(Ok(config)) => {
+                state.written.record(offset, data);
+                *self.shared.config() = config;
+                Ok(())
+            }
+            // Before the start the backend does not know the features that the field may hang on.
+            Some(Err(Error::Refused(_))) if state.started.is_none() => {
+                self.record(&mut state, offset, data);
+                Ok(())
+            }
+            Some(Err(error)) if !error.breaks_connection() => Err(error),
+            Some(Err(_)) | None => {
+                self.record(&mut state, offset, data);
+                Err(Error::Away)
+            }
+        }
+    }
+
+    fn record(&self, state: &mut State, offset: u32, data: &[u8]) {
+        state.written.record(offset, data);
+        state.written.overlay(&mut self.shared.config());
     }
 
     /// Adds a memory region; a running backend learns of it at once.
@@ -357,6 +387,12 @@ impl Shared {
 
     fn config(&self) -> MutexGuard<'_, Vec<u8>> {
         self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The configuration as the backend has it now.
+    fn read_config(&self, link: &Link) -> Result<Vec<u8>> {
+        let known = self.config().len();
+        config::read(&self.spec, known, &link.connection)
     }
 
     fn wake(&self) {

@@ -20,6 +20,8 @@ pub const PROTOCOL_FEATURES: u64 = protocol::MQ
     | protocol::CONFIG
     | protocol::INFLIGHT_SHMFD
     | protocol::RESET_DEVICE
+    | protocol::NET_MTU
+    | protocol::RARP
     | protocol::CONFIGURE_MEM_SLOTS
     | protocol::STATUS
     | protocol::DEVICE_STATE;
@@ -37,6 +39,10 @@ pub struct SessionSpec {
     pub queue_size_max: u16,
     /// Bytes of configuration space to fetch; 0 for none.
     pub config_len: u32,
+    /// Lengths to try, in this order, when the backend refuses `config_len`.
+    pub config_shorter: &'static [u32],
+    /// MTU to tell a network backend, which must then take it.
+    pub mtu: Option<u16>,
     /// Mask of protocol features to use, normally [`PROTOCOL_FEATURES`].
     pub protocol_features: u64,
     /// How long [`super::Session::connect`] waits for a backend to listen.
@@ -58,6 +64,8 @@ impl SessionSpec {
             queue_count: 1,
             queue_size_max: 256,
             config_len: 0,
+            config_shorter: &[],
+            mtu: None,
             protocol_features: PROTOCOL_FEATURES,
             connect_timeout: Duration::from_secs(10),
             reply_timeout: Duration::from_secs(10),

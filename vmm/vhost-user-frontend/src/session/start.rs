@@ -31,6 +31,7 @@ pub(crate) fn device(state: &mut State, link: &mut Link) -> Result<()> {
     set_features(state, link, features)?;
     let negotiated = status::ACKNOWLEDGE | status::DRIVER | status::FEATURES_OK;
     set_status(link, negotiated)?;
+    state.written.send(link)?;
     memory(state, link)?;
     if let Some(log) = &state.log {
         link.connection.set_log_base(log.describe(), &log.file)?;

@@ -13,6 +13,8 @@ use nix::poll::PollFd;
 use nix::poll::PollFlags;
 use nix::poll::PollTimeout;
 use vhost_user_protocol::feature::protocol;
+use virtio_spec::device_id;
+use virtio_spec::net;
 use virtio_spec::status;
 
 use super::SessionSpec;
@@ -159,12 +161,12 @@ fn lost(shared: &Shared, connection: &Connection) {
 
 /// The backend said that its configuration, or (which has no message of its own) its status, changed.
 fn refresh_config(shared: &Shared) {
-    let len = shared.spec.config_len;
+    let known = shared.config().len();
     let read = {
         let mut state = shared.lock();
         shared.with_link(&mut state, |state, link| {
             let has = |feature| link.connection.has(feature);
-            let config = (has(protocol::CONFIG) && len != 0).then(|| link.connection.config(len));
+            let config = (has(protocol::CONFIG) && known != 0).then(|| shared.read_config(link));
             let status = (has(protocol::STATUS) && state.started.is_some())
                 .then(|| link.connection.status());
             Ok((config.transpose()?, status.transpose()?.unwrap_or(0)))
@@ -225,15 +227,17 @@ fn sleep(shared: &Shared, pause: Duration) {
 }
 
 fn attempt(shared: &Arc<Shared>) -> Result<()> {
-    let (mut link, config) = establish(shared)?;
+    let (mut link, mut config) = establish(shared)?;
     let config_differs;
     let mut broken = None;
     {
         let mut state = shared.lock();
         let old = shared.config().clone();
         compatible::check(&state, &link, shared.spec.device_id, &old, &config)?;
+        let resumed = resume(&mut state, &mut link, shared);
+        state.written.overlay(&mut config);
         config_differs = old != config;
-        match resume(&mut state, &mut link, shared) {
+        match resumed {
             // The device is lost, the backend is not: it serves again once the driver resets.
             Err(error @ Error::Unrecoverable(_)) => {
                 state.forget_device();
@@ -269,5 +273,21 @@ fn resume(state: &mut State, link: &mut Link, shared: &Shared) -> Result<()> {
     for queue in state.queues.values() {
         queue.setup.call.signal();
     }
+    announce(state, link, shared)?;
     Ok(())
+}
+
+/// A network that lost its switch has forgotten where the guest is.
+fn announce(state: &State, link: &Link, shared: &Shared) -> Result<()> {
+    let addressed = state.started.unwrap_or(0) & net::feature::MAC != 0;
+    let wanted = shared.spec.device_id == device_id::NET && addressed;
+    let mac = shared.config().first_chunk().copied();
+    match mac.filter(|_| wanted && link.connection.has(protocol::RARP)) {
+        // A backend that does not know how has said so; that is no reason to do without it.
+        Some(mac) => match link.connection.announce(mac) {
+            Err(Error::Refused(_)) => Ok(()),
+            other => other,
+        },
+        None => Ok(()),
+    }
 }

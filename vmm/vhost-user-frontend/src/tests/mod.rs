@@ -2,6 +2,7 @@
 
 mod evil;
 mod fake;
+mod net_and_balloon;
 mod pci;
 mod reconnect;
 mod reference;

@@ -32,7 +32,7 @@ use crate::pci::FrontendSpec;
 use crate::pci::VhostUserDevice;
 
 const BAR_ADDRESS: u64 = 0xe000_0000;
-const MSIX_ENABLE: u16 = 1 << 15;
+pub const MSIX_ENABLE: u16 = 1 << 15;
 
 /// Doorbells by guest address.
 #[derive(Default)]
@@ -95,8 +95,8 @@ impl InterruptLine for Handle {
     }
 }
 
-struct Guest {
-    device: VhostUserDevice,
+pub struct Guest {
+    pub device: VhostUserDevice,
     doorbells: Arc<FakeDoorbells>,
     interrupts: Arc<FakeInterrupts>,
     /// Offset in the BAR by capability type.
@@ -108,15 +108,19 @@ struct Guest {
 
 impl Guest {
     fn new(backend: &FakeBackend) -> Self {
-        let spec = FrontendSpec {
+        Self::with(&FrontendSpec {
             queues: 2,
             ..FrontendSpec::block(backend.path())
-        };
+        })
+        .unwrap()
+    }
+
+    pub fn with(spec: &FrontendSpec) -> crate::Result<Self> {
         let ram = Ram::new(2 << 20).unwrap();
         let doorbells = Arc::new(FakeDoorbells::default());
         let interrupts = Arc::new(FakeInterrupts::default());
         let lines: Arc<dyn Interrupts> = interrupts.clone();
-        let device = VhostUserDevice::connect(&spec, &ram, &lines, doorbells.clone()).unwrap();
+        let device = VhostUserDevice::connect(spec, &ram, &lines, doorbells.clone())?;
         let mut guest = Self {
             device,
             doorbells,
@@ -127,7 +131,7 @@ impl Guest {
         };
         guest.walk_capabilities();
         guest.move_bar(Some(BAR_ADDRESS));
-        guest
+        Ok(guest)
     }
 
     fn walk_capabilities(&mut self) {
@@ -151,7 +155,7 @@ impl Guest {
         }
     }
 
-    fn config<const N: usize>(&mut self, offset: u16) -> [u8; N] {
+    pub fn config<const N: usize>(&mut self, offset: u16) -> [u8; N] {
         let mut bytes = [0; N];
         self.device.config_read(offset, &mut bytes);
         bytes
@@ -166,35 +170,35 @@ impl Guest {
         self.device.bars_decoded(region.as_slice());
     }
 
-    fn read<const N: usize>(&mut self, kind: u8, offset: u64) -> [u8; N] {
+    pub fn read<const N: usize>(&mut self, kind: u8, offset: u64) -> [u8; N] {
         let mut bytes = [0; N];
         let offset = self.structures[&kind] + offset;
         self.device.bar_read(0, offset, &mut bytes);
         bytes
     }
 
-    fn write(&mut self, kind: u8, offset: u64, bytes: &[u8]) {
+    pub fn write(&mut self, kind: u8, offset: u64, bytes: &[u8]) {
         let offset = self.structures[&kind] + offset;
         self.device.bar_write(0, offset, bytes);
     }
 
-    fn common<const N: usize>(&mut self, register: usize) -> [u8; N] {
+    pub fn common<const N: usize>(&mut self, register: usize) -> [u8; N] {
         self.read(cap_type::COMMON, register as u64)
     }
 
-    fn set_common(&mut self, register: usize, bytes: &[u8]) {
+    pub fn set_common(&mut self, register: usize, bytes: &[u8]) {
         self.write(cap_type::COMMON, register as u64, bytes);
     }
 
-    fn status(&mut self) -> u8 {
+    pub fn status(&mut self) -> u8 {
         self.common::<1>(common::DEVICE_STATUS)[0]
     }
 
-    fn set_status(&mut self, value: u8) {
+    pub fn set_status(&mut self, value: u8) {
         self.set_common(common::DEVICE_STATUS, &[value]);
     }
 
-    fn negotiate(&mut self, features: u64) {
+    pub fn negotiate(&mut self, features: u64) {
         self.set_status(status::ACKNOWLEDGE | status::DRIVER);
         for half in [0u32, 1] {
             self.set_common(common::DRIVER_FEATURE_SELECT, &half.to_le_bytes());
@@ -206,7 +210,7 @@ impl Guest {
         assert_ne!(self.status() & status::FEATURES_OK, 0);
     }
 
-    fn set_up_queue(&mut self, queue: u16, vector: u16) {
+    pub fn set_up_queue(&mut self, queue: u16, vector: u16) {
         self.set_common(common::QUEUE_SELECT, &queue.to_le_bytes());
         self.set_common(common::QUEUE_SIZE, &64u16.to_le_bytes());
         self.set_common(common::QUEUE_MSIX_VECTOR, &vector.to_le_bytes());
@@ -226,7 +230,7 @@ impl Guest {
         self.set_status(status::DRIVER_OK);
     }
 
-    fn enable_msix(&mut self, control: u16) {
+    pub fn enable_msix(&mut self, control: u16) {
         let at = self.capabilities[&0] + 2;
         self.device.config_write(at, &control.to_le_bytes());
     }
@@ -242,7 +246,7 @@ impl Guest {
         Arc::clone(&self.interrupts.0.lock().unwrap()[vector])
     }
 
-    fn take(&self, vector: usize) -> u64 {
+    pub fn take(&self, vector: usize) -> u64 {
         self.line(vector).event.as_ref().unwrap().take()
     }
 

@@ -294,6 +294,11 @@ fn a_configuration_write_reaches_the_backend() {
             _ => Turn::Answer,
         });
     });
+    // Before the start the backend may not yet know why it should; it is asked again then.
+    session.write_config(32, &[0]).unwrap();
+    session
+        .start(feature::VERSION_1, vec![queue(0, 64)])
+        .unwrap();
     let refused = session.write_config(32, &[0]);
     assert!(matches!(refused, Err(Error::Refused(Request::SetConfig))));
     assert!(session.health().connected);
