@@ -8,6 +8,7 @@
 //! session above can forbid it.
 
 mod backing;
+mod cursor;
 mod dirty_log;
 mod error;
 mod event_fd;
@@ -20,6 +21,7 @@ mod shared;
 pub mod sigbus;
 pub mod socket;
 
+pub use cursor::Cursor;
 pub use dirty_log::DirtyLog;
 pub use dirty_log::LOG_PAGE;
 pub use error::Error;
