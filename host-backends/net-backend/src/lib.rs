@@ -2,11 +2,22 @@
 //!
 //! One rule: a guest's header is read once, checked, and only the checked copy travels on.
 
+mod error;
 mod mac;
+#[expect(dead_code, reason = "the queue pairs that use it follow")]
+mod path;
+#[expect(dead_code, reason = "the queue pairs that use it follow")]
+pub mod port;
+#[expect(dead_code, reason = "the queue pairs that use it follow")]
+mod published;
+pub mod receive_filter;
 pub mod rss;
 mod spec;
+pub mod switch;
 
+pub use error::Error;
 pub use mac::MacAddress;
+pub use path::tally::Totals;
 pub use spec::Duplex;
 pub use spec::FeatureMask;
 pub use spec::LinkChoice;

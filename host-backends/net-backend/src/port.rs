@@ -10,135 +10,59 @@ use std::sync::Mutex;
 use device_model::QueueHandler;
 use net_link::Link;
 use net_link::Offloads;
-use virtio_spec::net::feature;
+use virtio_spec::net::header_size;
 
+use crate::Error;
+use crate::MacAddress;
 use crate::path;
 use crate::path::inlet::Inlet;
 use crate::path::tally::PairTally;
 use crate::path::tally::Totals;
 use crate::published::Published;
 use crate::published::lock;
+use crate::receive_filter::ReceiveFilter;
+use crate::rss::Hasher;
+use crate::rss::Steering;
+use crate::switch::PortNumber;
 use crate::switch::Switch;
 
-/// An Ethernet address.
-pub type Mac = [u8; 6];
-
-/// Bytes of the header without HASH_REPORT (virtio 1.4 sec. 5.1.6).
-pub const HEADER: usize = 12;
-/// Bytes of the header with HASH_REPORT.
-pub const HASH_HEADER: usize = 20;
 /// Bytes of the Ethernet header and two VLAN tags, which the MTU does not count.
 pub const ETHERNET_ROOM: usize = 14 + 8;
 /// Most bytes of any frame, without the virtio-net header.
 pub const MAX_FRAME: usize = net_link::MAX_FRAME;
-
-/// What decides where received frames go (virtio 1.4 sec. 5.1.6.5.6 and 5.1.6.5.7).
-pub trait Steer: Send + Sync + fmt::Debug {
-    /// The queue pair, the hash and its report for the frame that begins with `head` (its Ethernet header): all of a
-    /// short frame, at least 128 bytes of a long one.
-    fn steer(&self, head: &[u8]) -> Steered;
-}
-
-/// The answer of [`Steer::steer`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Steered {
-    /// The receive queue's pair; taken modulo the pairs in use.
-    pub pair: u16,
-    /// `hash_value` of the header, with HASH_REPORT.
-    pub hash: u32,
-    /// `hash_report` of the header.
-    pub report: u16,
-}
-
-/// Which frames the driver wants (virtio 1.4 sec. 5.1.6.5.1).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ReceiveModes {
-    /// All frames.
-    pub promiscuous: bool,
-    /// All multicast frames.
-    pub all_multicast: bool,
-    /// All unicast frames.
-    pub all_unicast: bool,
-    /// No multicast frames.
-    pub no_multicast: bool,
-    /// No unicast frames.
-    pub no_unicast: bool,
-    /// No broadcast frames.
-    pub no_broadcast: bool,
-}
-
-/// The VLANs the driver wants, a bit each (virtio 1.4 sec. 5.1.6.5.3).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VlanSet([u64; 64]);
-
-impl VlanSet {
-    /// No VLAN: only untagged frames.
-    pub fn empty() -> Self {
-        Self([0; 64])
-    }
-
-    /// Adds or removes one; ids from 4096 on are none.
-    pub fn set(&mut self, id: u16, wanted: bool) -> bool {
-        let Some(word) = self.0.get_mut(usize::from(id / 64)) else {
-            return false;
-        };
-        let bit = 1 << (id % 64);
-        *word = if wanted { *word | bit } else { *word & !bit };
-        true
-    }
-
-    /// Whether `id` is wanted.
-    #[inline]
-    pub fn has(&self, id: u16) -> bool {
-        let word = self.0.get(usize::from(id / 64)).copied().unwrap_or(0);
-        word & 1 << (id % 64) != 0
-    }
-}
 
 /// Everything the frame path must know of a port, at one moment.
 #[derive(Clone, Debug)]
 pub struct PortState {
     /// Features the driver accepted.
     pub features: u64,
-    /// The station's address, as configured or set by the driver.
-    pub mac: Mac,
     /// Most bytes of a frame that is not segmented, without its Ethernet header; 65535 if nothing was agreed.
     pub mtu: u16,
     /// Whether the cable is in.
     pub link_up: bool,
-    /// Queue pairs that the driver uses (VQ_PAIRS_SET), at least 1.
+    /// Queue pairs that the driver uses (VQ_PAIRS_SET, RSS), at least 1.
     pub active_pairs: u16,
     /// What frames for the guest may leave to it: its GUEST_* features, or what it chose later with GUEST_OFFLOADS_SET.
     pub offloads: Offloads,
-    /// Receive modes.
-    pub modes: ReceiveModes,
-    /// Further unicast addresses (MAC_TABLE_SET).
-    pub unicast: Vec<Mac>,
-    /// Multicast addresses.
-    pub multicast: Vec<Mac>,
-    /// The VLAN filter; `None` without CTRL_VLAN, when every tag passes.
-    pub vlans: Option<Box<VlanSet>>,
-    /// RSS or hash report, if the driver set one up.
-    pub steering: Option<Arc<dyn Steer>>,
+    /// The station's address, receive modes, address and VLAN tables.
+    pub receive: ReceiveFilter,
+    /// Computes the hash of the header, with HASH_REPORT.
+    pub hasher: Option<Arc<Hasher>>,
+    /// Chooses the receive queue, with RSS; without it frames go to the queue of the sender's number.
+    pub steering: Option<Arc<Steering>>,
 }
 
 impl PortState {
-    /// A port of this address before any driver came: promiscuous (the state without CTRL_RX), cable in.
-    pub fn new(mac: Mac) -> Self {
+    /// A port of this address before any driver came: everything is received, the cable is in.
+    pub fn new(mac: MacAddress) -> Self {
         Self {
             features: 0,
-            mac,
             mtu: u16::MAX,
             link_up: true,
             active_pairs: 1,
             offloads: Offloads::NONE,
-            modes: ReceiveModes {
-                promiscuous: true,
-                ..ReceiveModes::default()
-            },
-            unicast: Vec::new(),
-            multicast: Vec::new(),
-            vlans: None,
+            receive: ReceiveFilter::open(mac),
+            hasher: None,
             steering: None,
         }
     }
@@ -152,52 +76,13 @@ impl PortState {
     /// Bytes of the header before each frame.
     #[inline]
     pub fn header_size(&self) -> usize {
-        if self.has(feature::HASH_REPORT) {
-            HASH_HEADER
-        } else {
-            HEADER
-        }
+        header_size(self.features)
     }
 
     /// Most bytes of a frame that the guest may send unsegmented.
     #[inline]
     pub fn max_frame(&self) -> usize {
-        usize::from(self.mtu) + ETHERNET_ROOM
-    }
-
-    /// Whether the driver wants a frame to `destination` (virtio 1.4 sec. 5.1.6.5.1, 5.1.6.5.2).
-    #[inline]
-    pub fn wants(&self, destination: Mac) -> bool {
-        if destination == self.mac {
-            return !self.modes.no_unicast;
-        }
-        let modes = &self.modes;
-        if destination == [0xff; 6] {
-            !modes.no_broadcast
-        } else if destination[0] & 1 != 0 {
-            !modes.no_multicast
-                && (modes.promiscuous
-                    || modes.all_multicast
-                    || self.multicast.contains(&destination))
-        } else {
-            !modes.no_unicast
-                && (modes.promiscuous || modes.all_unicast || self.unicast.contains(&destination))
-        }
-    }
-
-    /// Whether the driver wants the VLAN of the frame that begins with `head`.
-    #[inline]
-    pub fn wants_vlan(&self, head: &[u8]) -> bool {
-        let Some(vlans) = &self.vlans else {
-            return true;
-        };
-        match head.get(12..16) {
-            Some(&[0x81, 0x00, high, low] | &[0x88, 0xa8, high, low]) => {
-                let id = u16::from_be_bytes([high, low]) & 0xfff;
-                id == 0 || vlans.has(id)
-            }
-            _ => true,
-        }
+        (usize::from(self.mtu) + ETHERNET_ROOM).min(MAX_FRAME)
     }
 }
 
@@ -205,25 +90,49 @@ impl PortState {
 pub(crate) enum Attachment {
     /// One link end per queue pair; absent while the pair's worker has it.
     Links(Vec<Mutex<Option<Box<dyn Link>>>>),
-    /// A port of a switch of this process.
-    Switch(Arc<Switch>),
+    /// A port of a switch of this process, and its number there.
+    Switch(Arc<Switch>, PortNumber),
+}
+
+/// The part of a port that its switch knows too.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub name: String,
+    pub state: Published<PortState>,
+    /// The receive queues, by pair.
+    pub inlets: Box<[Arc<Inlet>]>,
+    /// Counters, by pair.
+    pub tallies: Box<[Arc<PairTally>]>,
 }
 
 /// One network card between its device face and its network.
 pub struct Port {
-    name: String,
-    state: Published<PortState>,
+    core: Arc<Core>,
     attachment: Attachment,
-    inlets: Box<[Arc<Inlet>]>,
-    tallies: Box<[Arc<PairTally>]>,
 }
 
 impl fmt::Debug for Port {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Port")
-            .field("name", &self.name)
-            .field("pairs", &self.inlets.len())
+            .field("name", &self.core.name)
+            .field("pairs", &self.core.inlets.len())
             .finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    fn new(name: &str, pairs: usize, state: PortState) -> Result<Arc<Self>, Error> {
+        let tallies: Box<[Arc<PairTally>]> = (0..pairs).map(|_| Arc::default()).collect();
+        let inlets = tallies
+            .iter()
+            .map(|tally| Ok(Arc::new(Inlet::new(Arc::clone(tally))?)));
+        let inlets = inlets.collect::<Result<_, Error>>()?;
+        Ok(Arc::new(Self {
+            name: name.to_owned(),
+            state: Published::new(state),
+            inlets,
+            tallies,
+        }))
     }
 }
 
@@ -236,13 +145,16 @@ impl Port {
         name: &str,
         links: Vec<Box<dyn Link>>,
         state: PortState,
-    ) -> Result<Arc<Self>, device_model::Error> {
-        let pairs = links.len();
+    ) -> Result<Arc<Self>, Error> {
+        let core = Core::new(name, links.len(), state)?;
         let links = links.into_iter().map(|link| Mutex::new(Some(link)));
-        Self::new(name, pairs, Attachment::Links(links.collect()), state)
+        Ok(Arc::new(Self {
+            core,
+            attachment: Attachment::Links(links.collect()),
+        }))
     }
 
-    /// A port of `switch` with `pairs` queue pairs; it is part of the network until [`Self::unplug`].
+    /// A port of `switch` with `pairs` queue pairs; it is part of the network until it is dropped.
     ///
     /// # Errors
     /// No eventfd is to be had, or the switch is full.
@@ -251,50 +163,34 @@ impl Port {
         switch: &Arc<Switch>,
         pairs: u16,
         state: PortState,
-    ) -> Result<Arc<Self>, device_model::Error> {
-        let attachment = Attachment::Switch(Arc::clone(switch));
-        let port = Self::new(name, usize::from(pairs), attachment, state)?;
-        switch.plug(&port)?;
-        Ok(port)
-    }
-
-    fn new(
-        name: &str,
-        pairs: usize,
-        attachment: Attachment,
-        state: PortState,
-    ) -> Result<Arc<Self>, device_model::Error> {
-        let tallies: Box<[Arc<PairTally>]> = (0..pairs).map(|_| Arc::default()).collect();
-        let inlets = tallies.iter().map(|_| Ok(Arc::new(Inlet::new()?)));
-        let inlets = inlets.collect::<Result<_, device_model::Error>>()?;
+    ) -> Result<Arc<Self>, Error> {
+        let core = Core::new(name, usize::from(pairs), state)?;
+        let number = switch.plug(&core)?;
         Ok(Arc::new(Self {
-            name: name.to_owned(),
-            state: Published::new(state),
-            attachment,
-            inlets,
-            tallies,
+            core,
+            attachment: Attachment::Switch(Arc::clone(switch), number),
         }))
     }
 
     /// The port's name, for messages.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.core.name
     }
 
     /// Queue pairs.
     pub fn pairs(&self) -> u16 {
-        u16::try_from(self.inlets.len()).unwrap_or(u16::MAX)
+        u16::try_from(self.core.inlets.len()).unwrap_or(u16::MAX)
     }
 
     /// The state now.
     pub fn state(&self) -> Arc<PortState> {
-        self.state.get()
+        self.core.state.get()
     }
 
     /// Changes the state; every worker goes on with the new one from its next batch on, sleeping ones are woken.
     pub fn update<R>(&self, change: impl FnOnce(&mut PortState) -> R) -> R {
-        let result = self.state.update(change);
-        for inlet in &self.inlets {
+        let result = self.core.state.update(change);
+        for inlet in &self.core.inlets {
             inlet.wake();
         }
         result
@@ -322,7 +218,8 @@ impl Port {
         path::receive_handler(self, pair)
     }
 
-    /// Sends a frame of the host's making out of the port, as the guest would (`SEND_RARP`).
+    /// Sends a frame of the host's making out of the port, as the guest would (`SEND_RARP`). It leaves with the next
+    /// batch of the first pair, or at once into a switch.
     ///
     /// # Errors
     /// The cable is out, or too many wait.
@@ -330,32 +227,17 @@ impl Port {
         path::send_own(self, frame)
     }
 
-    /// Takes the port out of its switch: frames for it are dropped from now on. Idempotent.
-    pub fn unplug(&self) {
-        if let Attachment::Switch(switch) = &self.attachment {
-            switch.unplug(self);
-        }
-    }
-
     /// Sum of all pairs' counters.
     pub fn totals(&self) -> Totals {
         let mut sum = Totals::default();
-        for tally in &self.tallies {
+        for tally in &self.core.tallies {
             tally.add_to(&mut sum);
         }
         sum
     }
 
-    pub(crate) fn published(&self) -> &Published<PortState> {
-        &self.state
-    }
-
-    pub(crate) fn inlets(&self) -> &[Arc<Inlet>] {
-        &self.inlets
-    }
-
-    pub(crate) fn tally(&self, pair: u16) -> Option<&Arc<PairTally>> {
-        self.tallies.get(usize::from(pair))
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
     }
 
     pub(crate) fn attachment(&self) -> &Attachment {
@@ -366,7 +248,7 @@ impl Port {
     pub(crate) fn take_link(&self, pair: u16) -> Option<Box<dyn Link>> {
         match &self.attachment {
             Attachment::Links(links) => lock(links.get(usize::from(pair))?).take(),
-            Attachment::Switch(_) => None,
+            Attachment::Switch(..) => None,
         }
     }
 
@@ -375,6 +257,14 @@ impl Port {
             && let Some(place) = links.get(usize::from(pair))
         {
             *lock(place) = Some(link);
+        }
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        if let Attachment::Switch(switch, number) = &self.attachment {
+            switch.unplug(*number);
         }
     }
 }

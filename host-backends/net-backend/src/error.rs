@@ -1,0 +1,22 @@
+//! What can go wrong with a network card, apart from single frames.
+//!
+//! Rule: an error names what the user wrote.
+
+/// Why a card, a switch or one of their parts cannot be made or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A switch has no room for a further port
+    #[error("The switch {switch} has {max} ports at most")]
+    SwitchFull {
+        /// Its name.
+        switch: String,
+        /// What it has room for.
+        max: usize,
+    },
+    /// The link of the card or switch cannot be used
+    #[error("The link cannot be used")]
+    Link(#[from] net_link::Error),
+    /// Memory or a descriptor is not to be had
+    #[error("Memory or a descriptor is not to be had")]
+    Memory(#[from] guest_memory::Error),
+}
