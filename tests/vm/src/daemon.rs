@@ -1,14 +1,14 @@
-//! The block daemon as a test drives it: started, asked, killed, started again.
+//! A daemon as a test drives it: started, asked, killed, started again.
 //!
 //! One rule: a restarted daemon gets the same arguments, as a service manager would give it.
 
+use std::fmt::Write as _;
 use std::io::BufRead;
 use std::io::BufReader;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::path::PathBuf;
-use std::process::Command;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -21,15 +21,44 @@ use crate::process::Process;
 /// A daemon has this long to offer its socket.
 const START: Duration = Duration::from_secs(20);
 
-/// One disk, served.
+/// A daemon with its devices.
 #[derive(Debug)]
 pub struct Daemon {
-    logs: PathBuf,
-    /// Words before the program: who runs it.
+    /// The program's name.
+    name: &'static str,
+    log: PathBuf,
+    /// Words before the program: who runs it, and where.
     prefix: Vec<String>,
     arguments: Vec<String>,
+    sockets: Vec<String>,
+    control: String,
     process: Option<Process>,
     starts: u32,
+}
+
+/// One port of the network daemon.
+#[derive(Clone, Debug)]
+pub struct Port {
+    /// Its name, which is also its socket's.
+    pub name: &'static str,
+    /// What it is linked to.
+    pub link: String,
+    /// Queue pairs.
+    pub pairs: u16,
+    /// More lines of the configuration file.
+    pub more: Vec<String>,
+}
+
+impl Port {
+    /// A port with one queue pair.
+    pub fn new(name: &'static str, link: &str) -> Self {
+        Self {
+            name,
+            link: link.to_string(),
+            pairs: 1,
+            more: Vec::new(),
+        }
+    }
 }
 
 impl Daemon {
@@ -53,31 +82,84 @@ impl Daemon {
         image: &Path,
         extra: &[&str],
     ) -> anyhow::Result<Self> {
-        let mut arguments = vec![
-            "--socket-path".to_string(),
-            folder.join("blk.sock").display().to_string(),
-            "--control-socket".to_string(),
-            folder.join("control.sock").display().to_string(),
-            "--path".to_string(),
-            image.display().to_string(),
+        let (socket, control) = (path(folder, "blk"), path(folder, "control"));
+        let image = image.display().to_string();
+        let named = [
+            ("--socket-path", &socket),
+            ("--control-socket", &control),
+            ("--path", &image),
         ];
-        arguments.extend(extra.iter().map(ToString::to_string));
-        let prefix = prefix.to_vec();
-        let logs = logs.to_path_buf();
-        let mut daemon = Self {
-            logs,
-            prefix,
+        let named = named
+            .iter()
+            .flat_map(|(flag, value)| [(*flag).to_string(), (*value).clone()]);
+        let arguments = named.chain(extra.iter().map(ToString::to_string)).collect();
+        Self {
+            name: "paravane-blockd",
+            log: logs.join("daemon.log"),
+            prefix: prefix.to_vec(),
             arguments,
+            sockets: vec![socket],
+            control,
             process: None,
             starts: 0,
-        };
-        daemon.restart()?;
-        Ok(daemon)
+        }
+        .started()
     }
 
-    /// Where the frontend connects.
+    /// The network daemon with these ports, each on `<folder>/<port>.sock`, behind `prefix`. Its
+    /// log is `<logs>/netd.log`.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn network(
+        prefix: &[String],
+        folder: &Path,
+        logs: &Path,
+        ports: &[Port],
+    ) -> anyhow::Result<Self> {
+        let control = path(folder, "netd-control");
+        let mut config = format!("control-socket = {control:?}\n");
+        let mut sockets = Vec::new();
+        for port in ports {
+            let socket = path(folder, port.name);
+            write!(
+                config,
+                "[[device]]\nname = {:?}\nsocket-path = {socket:?}\nlink = {:?}\nqueue-pairs = {}\n{}\n",
+                port.name,
+                port.link,
+                port.pairs,
+                port.more.join("\n"),
+            )?;
+            sockets.push(socket);
+        }
+        let file = folder.join("netd.toml");
+        std::fs::write(&file, config)?;
+        Self {
+            name: "paravane-netd",
+            log: logs.join("netd.log"),
+            prefix: prefix.to_vec(),
+            arguments: vec!["--config".into(), file.display().to_string()],
+            sockets,
+            control,
+            process: None,
+            starts: 0,
+        }
+        .started()
+    }
+
+    fn started(mut self) -> anyhow::Result<Self> {
+        self.restart()?;
+        Ok(self)
+    }
+
+    /// Where the frontend of the first device connects.
     pub fn socket(&self) -> &str {
-        &self.arguments[1]
+        &self.sockets[0]
+    }
+
+    /// Where the frontends connect.
+    pub fn sockets(&self) -> &[String] {
+        &self.sockets
     }
 
     /// How often it was started.
@@ -96,30 +178,28 @@ impl Daemon {
     /// When it ends at once or its socket does not appear.
     pub fn restart(&mut self) -> anyhow::Result<()> {
         self.starts += 1;
-        let log = self.logs.join("daemon.log");
-        let log = process::log_file(&log, &format!("start {}", self.starts))?;
-        let program = binaries::blockd()?;
-        let mut command = match self.prefix.split_first() {
-            Some((first, rest)) => {
-                let mut command = Command::new(first);
-                command.args(rest).arg(program);
-                command
-            }
-            None => Command::new(program),
-        };
+        let log = process::log_file(&self.log, &format!("start {}", self.starts))?;
+        let program = binaries::folder()?.join(self.name);
+        let mut command = process::behind(&self.prefix, &program);
         command.args(&self.arguments);
         command
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
-        let mut process = Process::start("paravane-blockd", command)?;
+        let mut process = Process::start(self.name, command)?;
         let id = process.id();
-        process::wait_until("the daemon's socket", START, || {
+        process::wait_until("the daemon's sockets", START, || {
             anyhow::ensure!(
                 process.running(),
-                "paravane-blockd ended at its start; see its log"
+                "{} ended at its start; see its log",
+                self.name
             );
-            listens(self.socket(), id)
+            for socket in &self.sockets {
+                if !listens(socket, id)? {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
         })?;
         self.process = Some(process);
         Ok(())
@@ -152,8 +232,8 @@ impl Daemon {
     /// # Errors
     /// When the daemon does not answer, or not with JSON, or with an error.
     pub fn control(&self, request: &serde_json::Value) -> anyhow::Result<serde_json::Value> {
-        let mut stream = UnixStream::connect(&self.arguments[3])
-            .with_context(|| format!("Connect to {}", self.arguments[3]))?;
+        let mut stream = UnixStream::connect(&self.control)
+            .with_context(|| format!("Connect to {}", self.control))?;
         stream.set_read_timeout(Some(START))?;
         stream.write_all(format!("{request}\n").as_bytes())?;
         let mut line = String::new();
@@ -168,11 +248,19 @@ impl Daemon {
     }
 }
 
+/// The socket of this name.
+fn path(folder: &Path, name: &str) -> String {
+    folder.join(format!("{name}.sock")).display().to_string()
+}
+
 /// Whether a listening socket with this path exists; a connection would be a session. The process
 /// id is looked at so that the socket of a killed predecessor does not count.
 fn listens(socket: &str, id: u32) -> anyhow::Result<bool> {
     const LISTENING: &str = "00010000";
-    let sockets = std::fs::read_to_string("/proc/net/unix")?;
+    // The list of its own network namespace, where it may not be in ours.
+    let Ok(sockets) = std::fs::read_to_string(format!("/proc/{id}/net/unix")) else {
+        return Ok(false);
+    };
     let inode = sockets.lines().rev().find_map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();
         let matches = words.get(7) == Some(&socket) && words.get(3) == Some(&LISTENING);

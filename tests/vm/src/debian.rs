@@ -30,6 +30,18 @@ const USER_LAND: &[&str] = &[
     "util-linux",
 ];
 
+/// The user land of a guest that has a network.
+const NETWORK_LAND: &[&str] = &[
+    "base-files",
+    "coreutils",
+    "dash",
+    "diffutils",
+    "ethtool",
+    "grep",
+    "iperf3",
+    "iproute2",
+];
+
 /// Library packages that only alternatives of what we need depend on.
 const UNWANTED: &[&str] = &[
     "libelogind0",
@@ -62,11 +74,24 @@ pub fn cloud_kernel() -> anyhow::Result<Kernel> {
 /// # Errors
 /// [`crate::Skip`] without apt or network; otherwise when a package cannot be unpacked.
 pub fn user_land() -> anyhow::Result<PathBuf> {
-    let _one_at_a_time = lock("user-land")?;
-    let folder = paths::cache("user-land")?;
+    land("user-land", USER_LAND)
+}
+
+/// A minimal Debian tree for network tests: libc, dash, coreutils, iproute2, ethtool, iperf3, busybox.
+///
+/// # Errors
+/// [`crate::Skip`] without apt or network; otherwise when a package cannot be unpacked.
+pub fn network_land() -> anyhow::Result<PathBuf> {
+    land("network-land", NETWORK_LAND)
+}
+
+/// A tree of these packages and their libraries, made once.
+fn land(name: &str, made_of: &[&str]) -> anyhow::Result<PathBuf> {
+    let _one_at_a_time = lock(name)?;
+    let folder = paths::cache(name)?;
     let tree = folder.join("tree");
     let complete = folder.join("complete");
-    if std::fs::read_to_string(&complete).is_ok_and(|made_of| made_of == USER_LAND.join(" ")) {
+    if std::fs::read_to_string(&complete).is_ok_and(|words| words == made_of.join(" ")) {
         return Ok(tree);
     }
     if tree.exists() {
@@ -74,7 +99,7 @@ pub fn user_land() -> anyhow::Result<PathBuf> {
     }
     let packages = folder.join("packages");
     std::fs::create_dir_all(&packages)?;
-    let mut names = closure()?;
+    let mut names = closure(made_of)?;
     names.push("busybox-static".to_string());
     download(&packages, &names)?;
     for entry in std::fs::read_dir(&packages)? {
@@ -95,7 +120,7 @@ pub fn user_land() -> anyhow::Result<PathBuf> {
     for needed in ["dev", "proc", "sys", "tmp", "mnt", "run"] {
         std::fs::create_dir_all(tree.join(needed))?;
     }
-    std::fs::write(complete, USER_LAND.join(" "))?;
+    std::fs::write(complete, made_of.join(" "))?;
     Ok(tree)
 }
 
@@ -148,8 +173,8 @@ fn kernel_package() -> anyhow::Result<String> {
         .ok_or_else(|| skip("apt knows no cloud kernel"))
 }
 
-/// The user land with the libraries it depends on.
-fn closure() -> anyhow::Result<Vec<String>> {
+/// These packages with the libraries they depend on.
+fn closure(made_of: &[&str]) -> anyhow::Result<Vec<String>> {
     let apt = tool("apt-cache", "apt")?;
     let without = [
         "recommends",
@@ -163,14 +188,15 @@ fn closure() -> anyhow::Result<Vec<String>> {
     command
         .args(["depends", "--recurse"])
         .args(without.map(|kind| format!("--no-{kind}")));
-    let text = process::run(command.args(USER_LAND))
+    let text = process::run(command.args(made_of))
         .map_err(|error| skip(format!("apt knows no Debian user land: {error}")))?;
     let mut names: Vec<String> = text
         .lines()
         .filter(|line| !line.starts_with([' ', '|', '<']))
         .filter(|name| {
             let library = name.starts_with("lib") || name.starts_with("zlib");
-            (library || USER_LAND.contains(name)) && !UNWANTED.contains(name)
+            let unwanted = UNWANTED.contains(name) || name.contains("perl");
+            (library || made_of.contains(name)) && !unwanted
         })
         .map(str::to_string)
         .collect();

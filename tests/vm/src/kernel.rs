@@ -24,6 +24,18 @@ pub const DISK_MODULES: &[&str] = &[
     "virtio_blk",
 ];
 
+/// Modules that a guest needs for its network, in loading order.
+pub const NET_MODULES: &[&str] = &[
+    "virtio_ring",
+    "virtio",
+    "virtio_pci_modern_dev",
+    "virtio_pci_legacy_dev",
+    "virtio_pci",
+    "failover",
+    "net_failover",
+    "virtio_net",
+];
+
 /// Modules that a host of nested guests needs besides, in loading order.
 pub const KVM_MODULES: &[&str] = &["irqbypass", "kvm", "kvm-amd"];
 

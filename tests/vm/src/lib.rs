@@ -12,9 +12,11 @@ pub mod image;
 pub mod kernel;
 mod lz4;
 pub mod monitor;
+pub mod netns;
 pub mod paths;
 pub mod process;
 pub mod qemu;
+pub mod qmp;
 pub mod soak;
 pub mod tree;
 

@@ -121,6 +121,18 @@ impl Drop for Process {
     }
 }
 
+/// A command for `program`, behind words that `exec` it.
+pub fn behind(prefix: &[String], program: &Path) -> Command {
+    match prefix.split_first() {
+        Some((first, rest)) => {
+            let mut command = Command::new(first);
+            command.args(rest).arg(program);
+            command
+        }
+        None => Command::new(program),
+    }
+}
+
 /// Runs a tool to its end; its output is in the error when it fails.
 ///
 /// # Errors

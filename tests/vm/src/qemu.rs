@@ -1,6 +1,7 @@
 //! QEMU without hardware help, as a frontend of our daemon and as the host of nested guests.
 //!
-//! One rule: no network device, no default device, and the serial console is the only way in.
+//! One rule: no device that the test did not ask for, no network outside the test's own, and the
+//! serial console is the only way in.
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -38,6 +39,65 @@ pub struct Machine {
     pub vhost_user: Vec<(String, String)>,
     /// Plain images that a run does not change.
     pub snapshots: Vec<PathBuf>,
+    /// Network cards.
+    pub nics: Vec<Nic>,
+    /// Where QEMU listens for commands ([`crate::qmp`]).
+    pub commands: Option<PathBuf>,
+    /// Words before the program, for example to enter a network namespace; they must `exec`.
+    pub prefix: Vec<String>,
+}
+
+/// A network card, `net0`, `net1` and so on.
+#[derive(Clone, Debug)]
+pub struct Nic {
+    /// What it is connected to.
+    pub netdev: Netdev,
+    /// Queue pairs.
+    pub pairs: u16,
+    /// Properties of the device (`,packed=on`).
+    pub properties: String,
+}
+
+/// What a network card is connected to.
+#[derive(Clone, Debug)]
+pub enum Netdev {
+    /// A daemon's socket.
+    VhostUser(String),
+    /// A back end of QEMU itself, without its id (`tap,ifname=tap0`).
+    Own(String),
+}
+
+impl Nic {
+    fn arguments(&self, number: usize) -> Vec<String> {
+        let Self {
+            netdev,
+            pairs,
+            properties,
+        } = self;
+        let id = format!("net{number}");
+        let mut arguments = Vec::new();
+        match netdev {
+            Netdev::VhostUser(socket) => {
+                arguments.push("-chardev".into());
+                arguments.push(format!("socket,id=s{id},path={socket},reconnect=1"));
+                arguments.push("-netdev".into());
+                arguments.push(format!("vhost-user,id={id},chardev=s{id},queues={pairs}"));
+            }
+            Netdev::Own(words) => {
+                arguments.push("-netdev".into());
+                arguments.push(words.replacen(',', &format!(",id={id},"), 1));
+            }
+        }
+        let multi_queue = match pairs {
+            1 => String::new(),
+            _ => format!(",mq=on,vectors={}", 2 * pairs + 2),
+        };
+        arguments.push("-device".into());
+        arguments.push(format!(
+            "virtio-net-pci,netdev={id},id=nic{number},romfile={multi_queue}{properties}"
+        ));
+        arguments
+    }
 }
 
 /// A running machine.
@@ -62,7 +122,10 @@ impl Machine {
     }
 
     fn command(&self) -> anyhow::Result<Command> {
-        let mut command = Command::new(tool("qemu-system-x86_64", "qemu-system-x86")?);
+        let mut command = process::behind(
+            &self.prefix,
+            Path::new(&tool("qemu-system-x86_64", "qemu-system-x86")?),
+        );
         command.args([
             "-accel",
             "tcg,thread=multi,tb-size=512",
@@ -112,6 +175,12 @@ impl Machine {
                 "-device",
                 &format!("virtio-blk-pci,drive=d{number}"),
             ]);
+        }
+        let nics = self.nics.iter().enumerate();
+        command.args(nics.flat_map(|(number, nic)| nic.arguments(number)));
+        if let Some(socket) = &self.commands {
+            let socket = format!("unix:{},server=on,wait=off", socket.display());
+            command.args(["-qmp", &socket]);
         }
         Ok(command)
     }

@@ -4,6 +4,7 @@
 
 mod debian;
 mod nested;
+mod network;
 mod probe;
 
 use libtest_mimic::Arguments;
@@ -28,6 +29,23 @@ const TESTS: &[(&str, Test)] = &[
         debian::read_only,
     ),
     ("debian_under_qemu_has_its_root_on_the_daemon", debian::root),
+    (
+        "debian_under_qemu_uses_a_tap_with_offloads_queues_and_a_dying_daemon",
+        network::tap,
+    ),
+    (
+        "debian_under_qemu_sends_jumbo_frames_over_packed_rings",
+        network::packed_jumbo,
+    ),
+    ("debian_under_qemu_needs_no_offload_at_all", network::plain),
+    (
+        "debian_guests_meet_on_the_switch_of_one_daemon",
+        network::switch,
+    ),
+    (
+        "debian_under_qemu_gets_its_address_through_passt",
+        network::passt,
+    ),
     (
         "debian_runs_on_our_monitor_in_nested_kvm_with_its_root_on_our_daemon",
         nested::debian,
