@@ -148,29 +148,22 @@ impl<B: Mmio> Amount<B> {
         }
     }
 
+    /// Takes at most as much as was on its way: the ring sees to that.
     fn collect(&mut self, pages: &mut impl Pages, counters: &mut Counters) -> Result<(), Error> {
-        for _ in 0..self.inflate.queue.in_flight() {
-            let Some(slot) = self.inflate.queue.pop()? else {
-                break;
-            };
+        while let Some(slot) = self.inflate.queue.pop()? {
             let arrived = self.inflate.pages_of(slot);
             pages.ballooned(arrived);
             self.actual = self.actual.saturating_add(arrived.len() as u32);
             counters.inflated_pages += arrived.len() as u64;
             self.inflate.finish(slot);
         }
-        for _ in 0..self.deflate.queue.in_flight() {
-            let Some(slot) = self.deflate.queue.pop()? else {
-                break;
-            };
+        while let Some(slot) = self.deflate.queue.pop()? {
             if self.must_tell {
                 self.hand_out(slot, pages, counters);
             }
             self.deflate.finish(slot);
         }
-        // A ring that is broken and has nothing in flight says so too.
-        let broken = self.inflate.queue.broken().or(self.deflate.queue.broken());
-        broken.map_or(Ok(()), Err)
+        Ok(())
     }
 
     /// Inflates by up to `want` pages; `true` when the guest had fewer than there was room for.

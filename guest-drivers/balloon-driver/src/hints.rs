@@ -58,12 +58,8 @@ impl<B: Mmio> Hints<B> {
         pages: &mut impl Pages,
         counters: &mut Counters,
     ) -> Result<(), Error> {
-        for _ in 0..self.queue.in_flight() {
-            let Some(slot) = self.queue.pop()? else { break };
+        while let Some(slot) = self.queue.pop()? {
             self.queue.free(slot);
-        }
-        if let Some(error) = self.queue.broken() {
-            return Err(error);
         }
         if matches!(self.phase, Phase::Feeding(run) if run != self.command) {
             self.phase = Phase::Ending;

@@ -44,14 +44,13 @@ impl<B: Mmio> Reports<B> {
         pages: &mut impl Pages,
         counters: &mut Counters,
     ) -> Result<(), Error> {
-        for _ in 0..self.queue.in_flight() {
-            let Some(slot) = self.queue.pop()? else { break };
+        while let Some(slot) = self.queue.pop()? {
             let blocks = self.blocks_of(slot);
             counters.report_blocks += blocks.len() as u64;
             counters.report_bytes += blocks.iter().map(|b| u64::from(b.len)).sum::<u64>();
             self.finish(slot, pages, true);
         }
-        self.queue.broken().map_or(Ok(()), Err)
+        Ok(())
     }
 
     /// Reports free blocks, as far as there is room; `true` when there was room for more than the guest had.

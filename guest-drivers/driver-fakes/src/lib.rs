@@ -1,13 +1,15 @@
-//! Fakes that punish: a platform whose DMA breaks every driver that cheats, and a virtio-pci disk that obeys or lies as told.
+//! Fakes that punish: a platform whose DMA breaks every driver that cheats, and virtio-pci devices that obey or lie as told.
 //!
 //! Rule: everything follows from one seed, so a failure repeats. The platform bounces each buffer through scattered pieces, fills what
 //! it hands out and what it takes back with different patterns, lets the device reach only what is allocated or mapped now, and fails
 //! an assertion when the driver maps twice, forgets to unmap or releases what it does not own.
 
 mod arena;
+mod balloon;
 mod direct;
 mod disk;
 mod function;
+mod guest_pages;
 mod platform;
 mod queues;
 mod random;
@@ -15,6 +17,8 @@ mod registers;
 
 pub use arena::Arena;
 pub use arena::DeviceMemory;
+pub use balloon::BalloonHabits;
+pub use balloon::FakeBalloon;
 pub use direct::DirectBuffer;
 pub use direct::DirectPlatform;
 pub use disk::FakeDisk;
@@ -22,6 +26,9 @@ pub use disk::Habits;
 pub use function::FakeBar;
 pub use function::FakeFunction;
 pub use function::Layout;
+pub use guest_pages::FakePages;
+pub use guest_pages::FakeRam;
+pub use guest_pages::Owner;
 pub use platform::FakeBuffer;
 pub use platform::FakeInterrupts;
 pub use platform::FakePlatform;
