@@ -5,6 +5,9 @@
 /// Why a card, a switch or one of their parts cannot be made or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The specification is wrong; every fault with its mend
+    #[error("Network card specification is wrong: {}", .0.join("; "))]
+    Spec(Vec<String>),
     /// A switch has no room for a further port
     #[error("The switch {switch} has {max} ports at most")]
     SwitchFull {

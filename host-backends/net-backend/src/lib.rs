@@ -2,6 +2,10 @@
 //!
 //! One rule: a guest's header is read once, checked, and only the checked copy travels on.
 
+mod config;
+mod control;
+mod counters;
+mod device;
 mod error;
 mod mac;
 #[expect(dead_code, reason = "the queue pairs that use it follow")]
@@ -10,11 +14,14 @@ mod path;
 pub mod port;
 #[expect(dead_code, reason = "the queue pairs that use it follow")]
 mod published;
+mod rarp;
 pub mod receive_filter;
 pub mod rss;
 mod spec;
 pub mod switch;
 
+pub use counters::Metrics;
+pub use device::NetDevice;
 pub use error::Error;
 pub use mac::MacAddress;
 pub use path::tally::Totals;
@@ -27,6 +34,7 @@ pub use spec::MAX_QUEUE_SIZE;
 pub use spec::MIN_MTU;
 pub use spec::NetSpec;
 pub use spec::check_mtu;
+pub use switch::Fabric;
 
 #[cfg(test)]
 mod tests;

@@ -27,6 +27,11 @@ pub const MIN_MTU: u16 = 1280;
 /// Largest MTU.
 pub const MAX_MTU: u16 = 65535;
 
+/// What nearly every Ethernet has.
+const ETHERNET_MTU: u16 = 1500;
+/// What passt uses unless it is told otherwise: the less often it is called the faster it is.
+const PASST_MTU: u16 = 65520;
+
 /// Where the device's frames go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkChoice {
@@ -147,7 +152,7 @@ pub struct NetSpec {
     #[arg(long, value_name = "MAC", help_heading = "Network")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddress>,
-    /// Largest packet that the guest should send, in bytes [default: the guest is told nothing].
+    /// Largest packet that the guest should send, in bytes [default: 1500, with passt 65520].
     #[arg(long, value_name = "BYTES", help_heading = "Network")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
@@ -294,6 +299,15 @@ impl NetSpec {
         self.queue_pairs.saturating_mul(2)
     }
 
+    /// The MTU that the guest is told: the one asked for, else what the link commonly has.
+    pub fn shown_mtu(&self) -> u16 {
+        let of_link = match &self.link {
+            LinkChoice::Outside(LinkSpec::Passt(passt)) => passt_mtu(passt),
+            _ => ETHERNET_MTU,
+        };
+        self.mtu.unwrap_or(of_link)
+    }
+
     /// Checks everything that needs no file; `Err` holds every fault found, each with its mend.
     ///
     /// # Errors
@@ -338,6 +352,15 @@ impl NetSpec {
             Err(faults)
         }
     }
+}
+
+/// The MTU that this passt will tell the guest too.
+fn passt_mtu(passt: &PasstSpec) -> u16 {
+    let given = passt.arguments.iter().find(|(key, _)| key == "mtu");
+    let value = given.and_then(|(_, value)| value.as_ref()?.parse().ok());
+    value
+        .filter(|mtu| check_mtu(*mtu).is_ok())
+        .unwrap_or(PASST_MTU)
 }
 
 /// Whether a guest can be told this MTU.

@@ -37,76 +37,34 @@ fn everything_passes_until_the_driver_says_otherwise() {
     assert!(filter.admits(&tagged(7)));
 }
 
+/// Modes by their initials: promiscuous, all multicast, all unicast, then no multicast, unicast, broadcast.
+fn modes(initials: &str) -> Modes {
+    Modes {
+        promiscuous: initials.contains('p'),
+        all_multicast: initials.contains('m'),
+        all_unicast: initials.contains('u'),
+        no_multicast: initials.contains('M'),
+        no_unicast: initials.contains('U'),
+        no_broadcast: initials.contains('B'),
+    }
+}
+
 #[test]
 fn each_mode_does_what_it_says() {
     let filter = ReceiveFilter::open(OWN);
-    let none = Modes::default();
-    assert_eq!(passes(none, &filter), [true, false, false, true]);
     let cases = [
-        (
-            Modes {
-                promiscuous: true,
-                ..none
-            },
-            [true, true, true, true],
-        ),
-        (
-            Modes {
-                all_multicast: true,
-                ..none
-            },
-            [true, false, true, true],
-        ),
-        (
-            Modes {
-                all_unicast: true,
-                ..none
-            },
-            [true, true, false, true],
-        ),
-        (
-            Modes {
-                no_broadcast: true,
-                ..none
-            },
-            [true, false, false, false],
-        ),
-        (
-            Modes {
-                no_unicast: true,
-                all_unicast: true,
-                ..none
-            },
-            [false, false, false, true],
-        ),
-        (
-            Modes {
-                no_multicast: true,
-                all_multicast: true,
-                ..none
-            },
-            [true, false, false, true],
-        ),
-        (
-            Modes {
-                no_broadcast: true,
-                all_multicast: true,
-                ..none
-            },
-            [true, false, true, false],
-        ),
-        (
-            Modes {
-                no_unicast: true,
-                no_broadcast: true,
-                promiscuous: true,
-                ..none
-            },
-            [true; 4],
-        ),
+        ("", [true, false, false, true]),
+        ("p", [true, true, true, true]),
+        ("m", [true, false, true, true]),
+        ("u", [true, true, false, true]),
+        ("B", [true, false, false, false]),
+        ("Uu", [false, false, false, true]),
+        ("Mm", [true, false, false, true]),
+        ("Bm", [true, false, true, false]),
+        ("UBp", [true, true, true, true]),
     ];
-    for (modes, expected) in cases {
-        assert_eq!(passes(modes, &filter), expected, "{modes:?}");
+    for (initials, expected) in cases {
+        assert_eq!(passes(modes(initials), &filter), expected, "{initials}");
     }
 }
 

@@ -1,0 +1,354 @@
+//! A network card as a virtio device: what it offers, how it starts queues, how it changes while it runs.
+//!
+//! Rule: nothing here is on the frame path; workers see changes through the port's published state.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::Weak;
+use std::sync::atomic::AtomicU16;
+use std::sync::atomic::Ordering;
+
+use device_model::ConfigNotifier;
+use device_model::Device;
+use device_model::QueueHandler;
+use net_link::Watch;
+use virtio_spec::device_id;
+use virtio_spec::net::Config;
+use virtio_spec::net::feature as net;
+
+use crate::Error;
+use crate::LinkChoice;
+use crate::MacAddress;
+use crate::NetSpec;
+use crate::check_mtu;
+use crate::config;
+use crate::config::Shown;
+use crate::control::Control;
+use crate::control::ControlQueue;
+use crate::control::guest_offloads;
+use crate::counters::Metrics;
+use crate::port::Port;
+use crate::port::PortState;
+use crate::published::lock;
+use crate::rarp;
+use crate::switch::Fabric;
+
+/// Smallest MTU that a front-end may name: the least that IPv4 allows.
+const LEAST_MTU: u16 = 68;
+
+/// One network card, shared by its queues.
+pub struct NetDevice {
+    spec: NetSpec,
+    features: u64,
+    mac: MacAddress,
+    /// What the configuration space shows, and a driver of now was promised.
+    mtu: AtomicU16,
+    /// What it shows from the next reset on.
+    next_mtu: AtomicU16,
+    port: Arc<Port>,
+    control: Arc<Control>,
+    cable: Arc<Cable>,
+    notify: Mutex<Option<ConfigNotifier>>,
+}
+
+/// Why the cable is in or out.
+#[derive(Debug, Default)]
+struct Cable {
+    state: Mutex<CableState>,
+    device: Mutex<Weak<NetDevice>>,
+}
+
+#[derive(Debug, Default)]
+struct CableState {
+    /// The operator pulled it.
+    pulled: bool,
+    /// Ends of the link that get nothing through.
+    lost: u16,
+}
+
+/// What one end of a link tells of itself.
+struct End {
+    cable: Arc<Cable>,
+    lost: Mutex<bool>,
+}
+
+impl End {
+    fn say(&self, lost: bool) {
+        let mut before = lock(&self.lost);
+        if *before == lost {
+            return;
+        }
+        *before = lost;
+        let mut state = lock(&self.cable.state);
+        state.lost = if lost {
+            state.lost.saturating_add(1)
+        } else {
+            state.lost.saturating_sub(1)
+        };
+        drop(state);
+        let device = lock(&self.cable.device).upgrade();
+        if let Some(device) = device {
+            device.settle_cable();
+        }
+    }
+}
+
+impl Watch for End {
+    fn lost(&self) {
+        self.say(true);
+    }
+
+    fn restored(&self) {
+        self.say(false);
+    }
+}
+
+impl std::fmt::Debug for NetDevice {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("NetDevice")
+            .field("spec", &self.spec)
+            .finish_non_exhaustive()
+    }
+}
+
+impl NetDevice {
+    /// Opens the link of `spec`, or plugs it into its switch of `fabric`. `name` stands in messages, and makes the
+    /// address if `spec` has none.
+    ///
+    /// # Errors
+    /// The specification is wrong, or its link cannot be opened.
+    pub fn open(name: &str, spec: NetSpec, fabric: &Fabric) -> Result<Arc<Self>, Error> {
+        spec.check().map_err(Error::Spec)?;
+        let mac = spec
+            .mac
+            .unwrap_or_else(|| MacAddress::derived_from(name.as_bytes()));
+        let state = PortState::new(mac);
+        let cable = Arc::<Cable>::default();
+        let port = match &spec.link {
+            LinkChoice::Switch(switch) => {
+                Port::on_switch(name, &fabric.switch(switch), spec.queue_pairs, state)?
+            }
+            LinkChoice::Outside(link) => {
+                let mut ends = net_link::open(link, spec.queue_pairs)?;
+                for end in &mut ends {
+                    end.watch(Arc::new(End {
+                        cable: Arc::clone(&cable),
+                        lost: Mutex::new(false),
+                    }));
+                }
+                Port::on_links(name, ends, state)?
+            }
+        };
+        tracing::info!(name, link = %spec.link, %mac, pairs = spec.queue_pairs, "network card is ready");
+        let mtu = spec.shown_mtu();
+        let device = Arc::new(Self {
+            features: config::features(&spec),
+            control: Arc::new(Control::new(Arc::clone(&port), spec.queue_pairs)),
+            mac,
+            mtu: AtomicU16::new(mtu),
+            next_mtu: AtomicU16::new(mtu),
+            port,
+            cable,
+            notify: Mutex::new(None),
+            spec,
+        });
+        *lock(&device.cable.device) = Arc::downgrade(&device);
+        device.settle_cable();
+        Ok(device)
+    }
+
+    /// What the card was opened with.
+    pub fn spec(&self) -> &NetSpec {
+        &self.spec
+    }
+
+    /// The card's state, which its workers see.
+    pub fn port(&self) -> &Arc<Port> {
+        &self.port
+    }
+
+    /// The address that the guest has now.
+    pub fn mac(&self) -> MacAddress {
+        self.port.state().receive.mac
+    }
+
+    /// The MTU that the guest is told.
+    pub fn mtu(&self) -> u16 {
+        self.mtu.load(Ordering::Acquire)
+    }
+
+    /// Whether frames get through: the operator left the cable in, and the link works.
+    pub fn link_up(&self) -> bool {
+        self.port.state().link_up
+    }
+
+    /// Sum of all queues' counters.
+    pub fn metrics(&self) -> Metrics {
+        Metrics::of(&self.port, &self.control)
+    }
+
+    /// Puts the cable in or pulls it; the guest is told.
+    pub fn set_link(&self, up: bool) {
+        lock(&self.cable.state).pulled = !up;
+        self.settle_cable();
+    }
+
+    /// Changes the MTU that the guest is told: at once, or from its driver's next start if the present one was promised
+    /// another (virtio 1.4 sec. 5.1.4.1). Returns whether it is at once.
+    ///
+    /// # Errors
+    /// It is none that a guest can be told.
+    pub fn change_mtu(&self, mtu: u16) -> Result<bool, Error> {
+        check_mtu(mtu).map_err(|fault| Error::Spec(vec![fault]))?;
+        self.next_mtu.store(mtu, Ordering::Release);
+        let promised = self.port.state().has(net::MTU);
+        if !promised {
+            self.mtu.store(mtu, Ordering::Release);
+            self.notify_config_change();
+        }
+        Ok(!promised)
+    }
+
+    /// Takes on what operator and link say about the cable.
+    fn settle_cable(&self) {
+        let up = {
+            let state = lock(&self.cable.state);
+            !state.pulled && state.lost == 0
+        };
+        let was = self
+            .port
+            .update(|state| std::mem::replace(&mut state.link_up, up));
+        if was == up {
+            return;
+        }
+        tracing::info!(name = self.port.name(), up, "the link changed");
+        if up {
+            // Switches on the way may have forgotten the guest.
+            self.control.want_announce();
+        }
+        self.notify_config_change();
+    }
+
+    fn notify_config_change(&self) {
+        let notify = lock(&self.notify).clone();
+        if let Some(notify) = notify {
+            notify();
+        }
+    }
+
+    fn config(&self) -> Config {
+        let state = self.port.state();
+        let shown = Shown {
+            mac: state.receive.mac.0,
+            mtu: self.mtu(),
+            link_up: state.link_up,
+            announce: self.control.announce_wanted(),
+        };
+        config::space(&self.spec, shown)
+    }
+
+    /// Where the control queue is for a driver with these features (sec. 5.1.2): after all pairs, or after one.
+    fn control_index(&self, features: u64) -> Option<u16> {
+        let several = features & (net::MQ | net::RSS) != 0;
+        let data = if several { self.spec.data_queues() } else { 2 };
+        (features & net::CTRL_VQ != 0).then_some(data)
+    }
+}
+
+impl Device for NetDevice {
+    fn device_id(&self) -> u32 {
+        device_id::NET
+    }
+
+    fn queue_count(&self) -> u16 {
+        self.spec.data_queues() + u16::from(self.spec.control_queue)
+    }
+
+    fn queue_size_max(&self) -> u16 {
+        self.spec.queue_size
+    }
+
+    fn features(&self) -> u64 {
+        self.features
+    }
+
+    fn acked(&self, features: u64) {
+        let several = features & (net::MQ | net::RSS) != 0;
+        let pairs = if several { self.spec.queue_pairs } else { 1 };
+        let mtu = self.mtu();
+        self.port.update(|state| {
+            state.features = features;
+            state.offloads = guest_offloads(features);
+            state.active_pairs = pairs;
+            state.mtu = if state.has(net::MTU) { mtu } else { u16::MAX };
+        });
+    }
+
+    fn config_size(&self) -> u32 {
+        u32::try_from(size_of::<Config>()).unwrap_or(0)
+    }
+
+    fn read_config(&self, offset: u32, out: &mut [u8]) {
+        config::read(&self.config(), offset, out);
+    }
+
+    fn write_config(&self, offset: u32, data: &[u8]) -> Result<(), device_model::Error> {
+        Err(device_model::Error::Config {
+            offset,
+            len: data.len(),
+        })
+    }
+
+    fn start_queue(
+        &self,
+        index: u16,
+        features: u64,
+    ) -> Result<Box<dyn QueueHandler>, device_model::Error> {
+        if self.control_index(features) == Some(index) {
+            return Ok(Box::new(ControlQueue::new(Arc::clone(&self.control))));
+        }
+        let pair = index / 2;
+        let handler = if index.is_multiple_of(2) {
+            self.port.receive_handler(pair)?
+        } else {
+            self.port.transmit_handler(pair)?
+        };
+        self.control.queue_started(index);
+        Ok(handler)
+    }
+
+    fn reset(&self) {
+        self.control.reset();
+        let mtu = self.next_mtu.load(Ordering::Acquire);
+        self.mtu.store(mtu, Ordering::Release);
+        self.port.update(|state| {
+            let link_up = state.link_up;
+            *state = PortState::new(self.mac);
+            state.link_up = link_up;
+        });
+    }
+
+    fn on_config_change(&self, notify: ConfigNotifier) {
+        *lock(&self.notify) = Some(notify);
+    }
+
+    fn is_network(&self) -> bool {
+        true
+    }
+
+    fn set_mtu(&self, mtu: u16) -> Result<(), device_model::Error> {
+        if mtu < LEAST_MTU {
+            return Err(device_model::Error::Unsupported);
+        }
+        tracing::debug!(mtu, "the front-end names the MTU");
+        self.port.update(|state| state.mtu = mtu);
+        Ok(())
+    }
+
+    fn announce(&self, mac: [u8; 6]) -> Result<(), device_model::Error> {
+        if self.control.want_announce() {
+            self.notify_config_change();
+        }
+        self.port.send_own(&rarp::announcement(mac))
+    }
+}
