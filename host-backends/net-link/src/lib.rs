@@ -7,6 +7,8 @@ mod error;
 mod link;
 mod null;
 mod ready;
+mod source;
+mod spans;
 mod spec;
 mod tap;
 
@@ -37,6 +39,9 @@ pub fn open(spec: &LinkSpec, pairs: u16) -> Result<Vec<Box<dyn Link>>, Error> {
     match spec {
         LinkSpec::Null => (0..pairs.max(1))
             .map(|_| Ok(Box::new(null::NullLink::new()?) as Box<dyn Link>))
+            .collect(),
+        LinkSpec::Source(bytes) => (0..pairs.max(1))
+            .map(|_| Ok(Box::new(source::SourceLink::new(*bytes)?) as Box<dyn Link>))
             .collect(),
         LinkSpec::Tap(tap) => tap::open(tap, pairs),
         LinkSpec::Fd(numbers) => inherited(spec, numbers, pairs),

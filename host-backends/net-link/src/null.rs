@@ -15,6 +15,15 @@ use crate::Received;
 use crate::Sent;
 use crate::ready::Ready;
 
+/// What a link without another side can take.
+pub(crate) const CAPABILITIES: Capabilities = Capabilities {
+    vnet_header: true,
+    offloads: Offloads::ALL,
+    receive_offloads: Offloads::ALL,
+    max_frame: MAX_FRAME,
+    max_pairs: u16::MAX,
+};
+
 /// Takes everything, gives nothing.
 pub(crate) struct NullLink {
     ready: Ready,
@@ -30,13 +39,7 @@ impl NullLink {
 
 impl Link for NullLink {
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            vnet_header: true,
-            offloads: Offloads::ALL,
-            receive_offloads: Offloads::ALL,
-            max_frame: MAX_FRAME,
-            max_pairs: u16::MAX,
-        }
+        CAPABILITIES
     }
 
     fn send(&mut self, _head: &[u8], _rest: &IoVecs) -> Result<Sent, Error> {

@@ -15,8 +15,7 @@ use crate::Error;
 
 /// Longest name of an interface (IFNAMSIZ - 1).
 const MAX_NAME: usize = 15;
-const FORMS: &str =
-    "write passt, passt:KEY=VALUE,..., tap:INTERFACE, fd:NUMBER, packet:INTERFACE or null";
+const FORMS: &str = "write passt, passt:KEY=VALUE,..., tap:INTERFACE, fd:NUMBER, packet:INTERFACE, null or source:BYTES";
 
 /// Where a network card's frames go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +30,8 @@ pub enum LinkSpec {
     Fd(Vec<i32>),
     /// `null`: nowhere.
     Null,
+    /// `source:BYTES`: frames of this size without end, for measuring.
+    Source(u16),
 }
 
 /// A TAP interface.
@@ -106,6 +107,11 @@ fn is_option(key: &str) -> bool {
             .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
 }
 
+fn frame_size(text: &str) -> Result<u16, String> {
+    let size = text.parse().ok().filter(|bytes| *bytes >= 14);
+    size.ok_or_else(|| format!("{text:?} is no size of a frame: 14 to 65535 bytes"))
+}
+
 fn interface(name: &str) -> Result<String, String> {
     let fits = !name.is_empty() && name.len() <= MAX_NAME && name != "." && name != "..";
     let clean = !name.contains(|c: char| c == '/' || c == ':' || !c.is_ascii_graphic());
@@ -131,6 +137,7 @@ impl FromStr for LinkSpec {
             ("packet", Some(name)) => interface(name).map(Self::Packet),
             ("fd", Some(numbers)) => descriptors(numbers).map(Self::Fd),
             ("null", None) => Ok(Self::Null),
+            ("source", Some(bytes)) => frame_size(bytes).map(Self::Source),
             _ => Err(format!("{text:?} is no link: {FORMS}")),
         };
         spec.map_err(Error::Spec)
@@ -148,6 +155,7 @@ impl fmt::Display for LinkSpec {
                 write!(out, "fd:{}", list.join(","))
             }
             Self::Null => out.write_str("null"),
+            Self::Source(bytes) => write!(out, "source:{bytes}"),
         }
     }
 }

@@ -4,5 +4,6 @@
 
 mod frames;
 mod namespace;
+mod source;
 mod spec;
 mod tap;

@@ -16,6 +16,7 @@ fn round(text: &str) -> LinkSpec {
 fn links_are_printed_as_they_are_written() {
     for text in [
         "null",
+        "source:64",
         "tap:vmtap0",
         "packet:eth0",
         "fd:3",

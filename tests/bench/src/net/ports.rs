@@ -113,8 +113,8 @@ fn paravane(program: &Path, job: Job, time: Duration, folder: &Path) -> Result<F
     let link = match job.way {
         Way::Between | Way::PingPong => "switch:bench",
         Way::Out => "null",
-        Way::In if job.bytes == 64 => "null:64",
-        Way::In => "null:1500",
+        Way::In if job.bytes == 64 => "source:64",
+        Way::In => "source:1500",
     };
     let cards: Vec<_> = sockets
         .iter()

@@ -1,0 +1,36 @@
+//! Copies into the spans that a caller lends.
+//!
+//! Rule: an entry of an `IoVecs` is memory of a guest that the caller holds, so that only its length is checked here.
+#![expect(unsafe_code, reason = "copies to guest memory")]
+
+use guest_memory::IoVecs;
+
+/// Copies `parts`, one after the other, to the front of `into`; false, with nothing copied, when they do not fit.
+pub(crate) fn write(into: &IoVecs, parts: &[&[u8]]) -> bool {
+    let total: usize = parts.iter().map(|part| part.len()).sum();
+    if total > into.total_len() {
+        return false;
+    }
+    let mut spans = into.as_slice().iter();
+    let mut target: *mut u8 = std::ptr::null_mut();
+    let mut room = 0;
+    for part in parts {
+        let mut rest = *part;
+        while !rest.is_empty() {
+            if room == 0 {
+                let Some(span) = spans.next() else {
+                    return false;
+                };
+                (target, room) = (span.iov_base.cast(), span.iov_len);
+                continue;
+            }
+            let (now, later) = rest.split_at(rest.len().min(room));
+            // SAFETY: the span has `room` bytes left at `target`, and `now` is no longer; guest memory is not ours.
+            unsafe { std::ptr::copy_nonoverlapping(now.as_ptr(), target, now.len()) };
+            target = target.wrapping_add(now.len());
+            room -= now.len();
+            rest = later;
+        }
+    }
+    true
+}
