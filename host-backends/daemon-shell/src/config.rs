@@ -32,12 +32,28 @@ pub struct DeviceSpec<S> {
 /// # Errors
 /// It cannot be read, is no TOML, or holds what it should not.
 pub fn load<S: DeserializeOwned>(path: &Path) -> Result<(ProcessSpec, Vec<DeviceSpec<S>>), Error> {
+    let (process, NoTables {}, devices) = load_with(path, &[])?;
+    Ok((process, devices))
+}
+
+/// Reads the config file at `path`, in which `tables` have a meaning of their own, together an `E`.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with<S: DeserializeOwned, E: DeserializeOwned>(
+    path: &Path,
+    tables: &[&str],
+) -> Result<(ProcessSpec, E, Vec<DeviceSpec<S>>), Error> {
     let text = std::fs::read_to_string(path).map_err(|source| Error::ConfigRead {
         path: path.to_owned(),
         source,
     })?;
-    parse(&text, path)
+    parse_with(&text, path, tables)
 }
+
+/// Nothing beside process and devices.
+#[derive(Deserialize)]
+struct NoTables {}
 
 /// Reads `text`, which came from `path`.
 ///
@@ -47,6 +63,19 @@ pub fn parse<S: DeserializeOwned>(
     text: &str,
     path: &Path,
 ) -> Result<(ProcessSpec, Vec<DeviceSpec<S>>), Error> {
+    let (process, NoTables {}, devices) = parse_with(text, path, &[])?;
+    Ok((process, devices))
+}
+
+/// Reads `text`, which came from `path`, with `tables` as for [`load_with`].
+///
+/// # Errors
+/// As [`load`].
+pub fn parse_with<S: DeserializeOwned, E: DeserializeOwned>(
+    text: &str,
+    path: &Path,
+    tables: &[&str],
+) -> Result<(ProcessSpec, E, Vec<DeviceSpec<S>>), Error> {
     let malformed = |source| Error::Config {
         path: path.to_owned(),
         source,
@@ -56,6 +85,11 @@ pub fn parse<S: DeserializeOwned>(
         None => Vec::new(),
         Some(devices) => Vec::<toml::Table>::deserialize(devices).map_err(malformed)?,
     };
+    let mut own = toml::Table::new();
+    for key in tables {
+        own.extend(file.remove_entry(*key));
+    }
+    let own = E::deserialize(own).map_err(malformed)?;
     let process = ProcessSpec::deserialize(file).map_err(malformed)?;
     if devices.is_empty() {
         return Err(Error::ConfigDevice {
@@ -71,7 +105,7 @@ pub fn parse<S: DeserializeOwned>(
         .collect();
     let devices = devices?;
     check_names(&devices, path)?;
-    Ok((process, devices))
+    Ok((process, own, devices))
 }
 
 fn device<S: DeserializeOwned>(

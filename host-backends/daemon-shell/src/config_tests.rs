@@ -102,3 +102,38 @@ fn flags_beat_the_file() {
     assert_eq!(both.log.as_deref(), Some("debug"));
     assert_eq!(both.control_socket.as_deref(), Some(Path::new("x")));
 }
+
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct House {
+    lawn: Vec<Lawn>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Lawn {
+    acres: u32,
+}
+
+#[test]
+fn a_daemon_may_have_tables_of_its_own() {
+    let read = |text: &str| {
+        let parsed: Result<(ProcessSpec, House, Vec<DeviceSpec<Lamp>>), Error> =
+            parse_with(text, Path::new("house.toml"), &["lawn"]);
+        parsed.map_err(|error| crate::exit::chain(&error))
+    };
+    let text = "log = \"warn\"\n[[lawn]]\nacres = 2\n[[device]]\nsocket-path = \"a\"\n";
+    let (process, house, devices) = read(text).expect("a sound file");
+    assert_eq!(process.log.as_deref(), Some("warn"));
+    assert_eq!(house.lawn, [Lawn { acres: 2 }]);
+    assert_eq!(devices.len(), 1);
+    let (_, house, _) = read("[[device]]\nsocket-path = \"a\"\n").expect("a sound file");
+    assert_eq!(house, House::default());
+    for (bad, word) in [
+        ("[[lawn]]\nmiles = 1\n", "miles"),
+        ("[[garden]]\n", "garden"),
+    ] {
+        let fault = read(&format!("{text}{bad}")).expect_err("a faulty file");
+        assert!(fault.contains(word), "{fault}");
+    }
+}
