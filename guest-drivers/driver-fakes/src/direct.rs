@@ -4,6 +4,7 @@
 #![expect(unsafe_code, reason = "Dma is an unsafe trait")]
 use std::time::Instant;
 
+use driver_platform::BufferBytes;
 use driver_platform::Clock;
 use driver_platform::Coherent;
 use driver_platform::DeviceRange;
@@ -89,6 +90,16 @@ unsafe impl Dma for DirectPlatform {
     }
 
     fn unmap(&self, _: &mut DirectBuffer, _: Direction) {}
+}
+
+impl BufferBytes for DirectPlatform {
+    fn read_bytes(&self, buffer: &DirectBuffer, offset: usize, out: &mut [u8]) -> bool {
+        buffer.memory.read(offset, out)
+    }
+
+    fn write_bytes(&self, buffer: &mut DirectBuffer, offset: usize, bytes: &[u8]) -> bool {
+        buffer.memory.write(offset, bytes)
+    }
 }
 
 impl Clock for DirectPlatform {

@@ -8,6 +8,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
+use driver_platform::BufferBytes;
 use driver_platform::Clock;
 use driver_platform::Coherent;
 use driver_platform::DeviceRange;
@@ -220,6 +221,29 @@ unsafe impl Dma for FakePlatform {
             self.arena.release(addr);
         }
         self.mapped.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl BufferBytes for FakePlatform {
+    fn read_bytes(&self, buffer: &FakeBuffer, offset: usize, out: &mut [u8]) -> bool {
+        assert!(buffer.pieces.is_empty(), "a mapped buffer was read");
+        let end = offset.saturating_add(out.len());
+        let found = buffer.data.get(offset..end);
+        if let Some(bytes) = found {
+            out.copy_from_slice(bytes);
+        }
+        found.is_some()
+    }
+
+    fn write_bytes(&self, buffer: &mut FakeBuffer, offset: usize, bytes: &[u8]) -> bool {
+        assert!(buffer.pieces.is_empty(), "a mapped buffer was written");
+        let end = offset.saturating_add(bytes.len());
+        let found = buffer.data.get_mut(offset..end);
+        let fits = found.is_some();
+        if let Some(place) = found {
+            place.copy_from_slice(bytes);
+        }
+        fits
     }
 }
 

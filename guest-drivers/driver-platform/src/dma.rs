@@ -109,3 +109,13 @@ pub unsafe trait Dma {
     /// Ends the mapping; for [`Direction::FromDevice`] the buffer holds the data afterwards. Called exactly once per successful `map`.
     fn unmap(&self, buffer: &mut Self::Buffer, direction: Direction);
 }
+
+/// The bytes of buffers while they are not mapped, for what a driver reads and writes in place: the headers of network frames.
+pub trait BufferBytes: Dma {
+    /// Copies bytes out; `false`, and `out` unspecified, when they are not all inside. What a device that misbehaves still writes to
+    /// the buffer may be seen in part.
+    fn read_bytes(&self, buffer: &Self::Buffer, offset: usize, out: &mut [u8]) -> bool;
+
+    /// Copies bytes in; `false`, and nothing copied, when they do not fit.
+    fn write_bytes(&self, buffer: &mut Self::Buffer, offset: usize, bytes: &[u8]) -> bool;
+}

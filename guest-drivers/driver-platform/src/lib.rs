@@ -9,6 +9,7 @@ mod dma;
 mod pci;
 mod services;
 
+pub use dma::BufferBytes;
 pub use dma::Coherent;
 pub use dma::DeviceRange;
 pub use dma::Direction;

@@ -6,6 +6,7 @@ use alloc::alloc::alloc_zeroed;
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
+use driver_platform::BufferBytes;
 use driver_platform::Clock;
 use driver_platform::Coherent;
 use driver_platform::DeviceRange;
@@ -133,6 +134,18 @@ unsafe impl Dma for Platform {
     }
 
     fn unmap(&self, _: &mut Buffer, _: Direction) {}
+}
+
+impl BufferBytes for Platform {
+    #[inline]
+    fn read_bytes(&self, buffer: &Buffer, offset: usize, out: &mut [u8]) -> bool {
+        buffer.read(offset, out)
+    }
+
+    #[inline]
+    fn write_bytes(&self, buffer: &mut Buffer, offset: usize, bytes: &[u8]) -> bool {
+        buffer.write(offset, bytes)
+    }
 }
 
 impl Clock for Platform {
