@@ -39,3 +39,6 @@ pub use spec::MIN_STATS_INTERVAL_MS;
 pub use spec::Policy;
 pub use spec::Repopulate;
 pub use statistics::Statistics;
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,9 @@ use proptest::prelude::*;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use virtqueue::Segment;
 
@@ -496,8 +499,11 @@ proptest! {
     }
 }
 
-/// Two huge pages more than there were, until dropped.
-struct HugePages(String);
+/// Some huge pages more than there were, until dropped; one holder at a time.
+pub(crate) struct HugePages(
+    String,
+    #[expect(dead_code, reason = "held")] MutexGuard<'static, ()>,
+);
 
 impl HugePages {
     const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
@@ -507,12 +513,14 @@ impl HugePages {
         std::fs::read_to_string(path).ok()?.trim().parse().ok()
     }
 
-    fn set_aside() -> Option<Self> {
+    pub(crate) fn set_aside(count: u64) -> Option<Self> {
+        static ONE: Mutex<()> = Mutex::new(());
+        let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let before = Self::number(Self::POOL)?;
-        let pool = Self(before.to_string());
+        let pool = Self(before.to_string(), alone);
         // Refused to all but root; what is free already will do as well.
-        let _ = std::fs::write(Self::POOL, (before + 2).to_string());
-        (Self::number(Self::FREE)? >= 2).then_some(pool)
+        let _ = std::fs::write(Self::POOL, (before + count).to_string());
+        (Self::number(Self::FREE)? >= count).then_some(pool)
     }
 }
 
@@ -531,7 +539,7 @@ fn huge_pages_are_mapped_and_guarded() {
         return;
     };
     nix::unistd::ftruncate(&fd, (2 * HUGE).cast_signed()).unwrap();
-    let Some(_pool) = HugePages::set_aside() else {
+    let Some(_pool) = HugePages::set_aside(2) else {
         println!("SKIPS ITSELF huge_pages: no huge pages are set aside, and only root may");
         return;
     };
