@@ -33,6 +33,7 @@ pub use spec::MAX_PAIRS;
 pub use spec::MAX_QUEUE_SIZE;
 pub use spec::MIN_MTU;
 pub use spec::NetSpec;
+pub use spec::SwitchSpec;
 pub use spec::check_mtu;
 pub use switch::Fabric;
 
