@@ -8,11 +8,8 @@ mod counters;
 mod device;
 mod error;
 mod mac;
-#[expect(dead_code, reason = "the queue pairs that use it follow")]
 mod path;
-#[expect(dead_code, reason = "the queue pairs that use it follow")]
 pub mod port;
-#[expect(dead_code, reason = "the queue pairs that use it follow")]
 mod published;
 mod rarp;
 pub mod receive_filter;
