@@ -2,6 +2,10 @@
 //!
 //! Rule: drivers fill and empty their rings outside of the measured time, on the same core; what is timed is one worker's
 //! `run`, from the sender's ring to the receiver's.
+#![expect(
+    clippy::expect_used,
+    reason = "a benchmark, like a test, ends at the first surprise"
+)]
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

@@ -8,7 +8,9 @@ mod counters;
 mod device;
 mod error;
 mod mac;
+#[expect(dead_code, reason = "the pairs on links that use it follow")]
 mod path;
+#[expect(dead_code, reason = "the pairs on links that use it follow")]
 pub mod port;
 mod published;
 mod rarp;
