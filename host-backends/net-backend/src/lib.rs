@@ -2,16 +2,22 @@
 //!
 //! One rule: a guest's header is read once, checked, and only the checked copy travels on.
 
+pub mod capture;
 mod config;
 mod control;
 mod counters;
 mod device;
 mod error;
+pub mod filter;
+mod frame;
+pub mod limit;
 mod mac;
-#[expect(dead_code, reason = "the pairs on links that use it follow")]
+pub mod offload;
+#[expect(dead_code, reason = "the queue pairs that use it follow")]
 mod path;
-#[expect(dead_code, reason = "the pairs on links that use it follow")]
+#[expect(dead_code, reason = "the queue pairs that use it follow")]
 pub mod port;
+#[expect(dead_code, reason = "the queue pairs that use it follow")]
 mod published;
 mod rarp;
 pub mod receive_filter;
@@ -22,6 +28,7 @@ pub mod switch;
 pub use counters::Metrics;
 pub use device::NetDevice;
 pub use error::Error;
+pub use frame::HEAD_BYTES;
 pub use mac::MacAddress;
 pub use path::tally::Totals;
 pub use spec::Duplex;
@@ -32,7 +39,6 @@ pub use spec::MAX_PAIRS;
 pub use spec::MAX_QUEUE_SIZE;
 pub use spec::MIN_MTU;
 pub use spec::NetSpec;
-pub use spec::SwitchSpec;
 pub use spec::check_mtu;
 pub use switch::Fabric;
 
