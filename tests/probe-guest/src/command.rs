@@ -10,6 +10,7 @@ pub(crate) enum Job {
     Verify,
     Sequence,
     Load,
+    Balloon,
 }
 
 /// A job with its parameters: the common ones first, its own after them.
@@ -31,6 +32,7 @@ pub(crate) fn parse(line: &str) -> Vec<Task<'_>> {
                 "verify" => jobs.push(Job::Verify),
                 "sequence" => jobs.push(Job::Sequence),
                 "load" => jobs.push(Job::Load),
+                "balloon" => jobs.push(Job::Balloon),
                 other => {
                     if index == 0 && jobs.is_empty() {
                         common.push(other);
@@ -74,7 +76,8 @@ impl<'a> Task<'a> {
     }
 }
 
-fn number(text: &str) -> Option<u64> {
+/// A number, with an optional suffix `k`, `M` or `G`.
+pub(crate) fn number(text: &str) -> Option<u64> {
     let (digits, unit) = match text.as_bytes().last()? {
         b'k' | b'K' => (text.get(..text.len() - 1)?, 1 << 10),
         b'm' | b'M' => (text.get(..text.len() - 1)?, 1 << 20),

@@ -4,6 +4,7 @@
 use alloc::vec::Vec;
 
 use crate::apic;
+use crate::balloon;
 use crate::command;
 use crate::command::Job;
 use crate::command::Task;
@@ -88,6 +89,7 @@ fn run_one(machine: &Machine, task: &Task<'_>) -> u8 {
         Job::Verify => verify::run(machine, task, verify::Extent::Everything),
         Job::Sequence => verify::run(machine, task, verify::Extent::StormOnly),
         Job::Load => load::run(machine, task),
+        Job::Balloon => balloon::run(machine, task),
     };
     match outcome {
         Ok(()) => EXIT_GOOD,

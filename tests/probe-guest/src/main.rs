@@ -12,6 +12,8 @@
 //! - `verify disk=0 size=64M seconds=0 queues=1 qd=16 packed=0`: verified random I/O with a shadow model;
 //! - `sequence seconds=10`: the same without the error paths on a small part of the disk, for as long as a test kills the backend;
 //! - `load rw=randread bs=4k qd=32 queues=1 seconds=2 wait=poll batch=8 packed=0 disk=0`: load with latency percentiles.
+//! - `balloon pool=64M data=16M touch=1 report=0 rounds=1 seconds=60 oom=0 traffic=0 demand=5:32M,9:8M`: follows the balloon with pages
+//!   of a pool of which `data` is in use and verified.
 //!
 //! Common parameters: `tsc_khz=`, `packed=`, `event_idx=`, `indirect=`, `in_order=`, `queue_size=`, `seed=`.
 #![cfg_attr(freestanding, no_std, no_main)]
@@ -26,6 +28,7 @@
 extern crate alloc;
 
 mod apic;
+mod balloon;
 mod command;
 mod cpu;
 #[cfg(freestanding)]
@@ -39,8 +42,10 @@ mod paging;
 mod pattern;
 mod pci;
 mod platform;
+mod pool;
 mod probe;
 mod start_info;
+mod traffic;
 mod verify;
 mod workload;
 

@@ -2,6 +2,7 @@
 //!
 //! Rule: a device address is the address.
 #![expect(unsafe_code, reason = "DMA memory is raw memory")]
+use alloc::alloc::alloc;
 use alloc::alloc::alloc_zeroed;
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -31,6 +32,17 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
+    /// A buffer over memory that a job has already.
+    pub(crate) fn over(memory: RingMemory, addr: u64) -> Self {
+        let len = memory.len() as u32;
+        Self {
+            memory,
+            addr,
+            len,
+            piece: len.max(512),
+        }
+    }
+
     /// The same buffer, of which only `len` bytes are in use.
     pub(crate) fn with_len(self, len: u32) -> Self {
         Self {
@@ -67,6 +79,17 @@ impl Platform {
             len,
             piece: piece.max(512),
         })
+    }
+
+    /// Memory that this guest has not touched, for the length of a job.
+    pub(crate) fn untouched(&self, len: usize, align: usize) -> Option<(RingMemory, u64)> {
+        let layout = Layout::from_size_align(len.max(1), align.max(8)).ok()?;
+        // SAFETY: the size is not 0.
+        let area = NonNull::new(unsafe { alloc(layout) })?;
+        let addr = area.as_ptr().expose_provenance() as u64;
+        // SAFETY: as in `take`; RAM holds some bytes or other from the start.
+        let memory = unsafe { RingMemory::new(area, len) };
+        Some((memory, addr))
     }
 
     /// Nanoseconds of so many TSC ticks.
