@@ -31,6 +31,7 @@ use crate::hints::Hints;
 use crate::lane::Lane;
 use crate::memory::QueueMemory;
 use crate::options::Options;
+use crate::options::numbers;
 use crate::queue::Queue;
 use crate::reports::Reports;
 use crate::statistics;
@@ -306,7 +307,7 @@ where
     let mut queues = Vec::with_capacity(usize::from(queue::MAX));
     let all = (|| {
         transport.set_config_vector(plan.vectors.config())?;
-        for (role, index) in queue::roles(plan.features).zip(0..) {
+        for (role, index) in numbers(plan.features, transport.queue_count()) {
             queues.push(start_queue(
                 platform,
                 transport,

@@ -53,8 +53,8 @@ impl Default for Options {
 impl Options {
     /// What to ask for of what a device offers.
     ///
-    /// A device numbers its queues by the features that it offers, a driver by those that were negotiated (see [`queue`]): so that both
-    /// come to the same numbers, no queue is used whose predecessor in the list was refused.
+    /// A device that numbers its queues without gaps does so by the features that it offers, a driver by those that were negotiated: so
+    /// that both come to the same numbers, no queue is used whose predecessor in the list was refused.
     pub(crate) fn choose(&self, offered: u64) -> u64 {
         let mut wanted = self.features & WANTED_FEATURES;
         if self.poison.is_none() {
@@ -77,4 +77,15 @@ impl Options {
         let unit = usize::from(self.unit_pages.max(1));
         (usize::from(self.batch_pages) / unit).max(1) * unit
     }
+}
+
+/// The queues with their indices, on a device with `count` queues: without gaps (QEMU) unless the device has more than that takes, and
+/// enough for the numbers of the specification.
+pub(crate) fn numbers(features: u64, count: u16) -> impl Iterator<Item = (queue::Role, u16)> {
+    let last = queue::roles(features).map(queue::number).max();
+    let gaps = count > queue::count(features) && last.is_some_and(|last| last < count);
+    queue::roles(features).zip(0..).map(move |(role, dense)| {
+        let number = if gaps { queue::number(role) } else { dense };
+        (role, number)
+    })
 }

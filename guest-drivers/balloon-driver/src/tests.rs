@@ -6,6 +6,7 @@ use virtio_spec::balloon::stat;
 
 use crate::Options;
 use crate::Statistics;
+use crate::options::numbers;
 use crate::statistics::BUFFER;
 
 fn encode(statistics: &Statistics) -> alloc::vec::Vec<u8> {
@@ -85,4 +86,19 @@ fn batches_are_whole_pages_of_the_guest() {
     assert_eq!(batch(250, 16), 240);
     assert_eq!(batch(0, 0), 1);
     assert_eq!(batch(4, 16), 16);
+}
+
+#[test]
+fn queues_are_numbered_as_the_device_has_them() {
+    let indices = |features, count| -> alloc::vec::Vec<u16> {
+        numbers(features, count).map(|(_, index)| index).collect()
+    };
+    let all = STATS_VQ | FREE_PAGE_HINT | PAGE_REPORTING;
+    assert_eq!(indices(all, 5), [0, 1, 2, 3, 4]);
+    assert_eq!(indices(STATS_VQ | PAGE_REPORTING, 4), [0, 1, 2, 3]);
+    assert_eq!(indices(STATS_VQ | PAGE_REPORTING, 5), [0, 1, 2, 4]);
+    assert_eq!(indices(PAGE_REPORTING, 3), [0, 1, 2]);
+    assert_eq!(indices(PAGE_REPORTING, 4), [0, 1, 2]);
+    assert_eq!(indices(PAGE_REPORTING, u16::MAX), [0, 1, 4]);
+    assert_eq!(indices(0, 2), [0, 1]);
 }

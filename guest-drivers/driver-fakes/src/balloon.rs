@@ -114,12 +114,12 @@ impl FakeBalloon {
 
     /// The ring areas of the queue with a role, for tests that write lies into them.
     pub fn rings(&self, role: Role) -> Option<Rings> {
-        self.queues.rings(queue::index(role, self.features())?)
+        self.queues.rings(self.index(role)?)
     }
 
     /// Returns the statistics buffer to the driver; `false` when the device does not have it.
     pub fn ask_statistics(&mut self) -> bool {
-        let index = queue::index(Role::Stats, self.features());
+        let index = self.index(Role::Stats);
         let (Some(token), Some(index)) = (self.statistics_buffer.take(), index) else {
             return false;
         };
@@ -138,10 +138,21 @@ impl FakeBalloon {
             self.ballooned.clear();
             self.statistics_buffer = None;
         }
-        queue::roles(features)
-            .zip(0..)
-            .map(|(role, index)| self.serve_queue(role, index, features))
-            .sum()
+        let mut completed = 0;
+        for role in queue::roles(features) {
+            if let Some(index) = self.index(role) {
+                completed += self.serve_queue(role, index, features);
+            }
+        }
+        completed
+    }
+
+    /// A device made with more queues than it offers leaves gaps.
+    fn index(&self, role: Role) -> Option<u16> {
+        let registers = self.function.registers();
+        let gaps = registers.queues.len() > usize::from(queue::count(registers.offered));
+        let dense = queue::index(role, registers.accepted)?;
+        Some(if gaps { queue::number(role) } else { dense })
     }
 
     fn features(&self) -> u64 {

@@ -86,6 +86,16 @@ impl FakeRam {
         state.pages.iter().filter(|p| p.owner == owner).count()
     }
 
+    /// The PFNs of the pages that an owner has.
+    pub fn pfns(&self, owner: Owner) -> Vec<u32> {
+        let state = self.state();
+        (self.first_pfn..)
+            .zip(&state.pages)
+            .filter(|(_, page)| page.owner == owner)
+            .map(|(pfn, _)| pfn)
+            .collect()
+    }
+
     /// The device says that pages are in the balloon now: it may change them.
     pub(crate) fn device_inflates(&self, pfn: u32) {
         self.device_takes(pfn, &[Owner::Grabbed]);

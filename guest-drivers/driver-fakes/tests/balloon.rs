@@ -346,3 +346,27 @@ fn the_device_hears_of_the_size_in_steps_and_at_the_end() {
     assert_eq!(rig.balloon.config().actual.get(), 300);
     rig.finish();
 }
+
+#[test]
+fn queues_are_found_with_and_without_gaps_in_their_numbers() {
+    for features in [PAGE_REPORTING, STATS_VQ | PAGE_REPORTING, FREE_PAGE_HINT] {
+        for extra in [0, 5 - virtio_spec::balloon::queue::count(features)] {
+            let mut registers = registers(features);
+            let queue = registers.queues[0].clone();
+            registers.queues.extend(vec![queue; usize::from(extra)]);
+            let mut rig = rig_with(1, registers, options());
+            rig.want(1000);
+            rig.settle();
+            assert_eq!(rig.inside(), 1000);
+            rig.balloon.command(2);
+            rig.driver.config_changed(&rig.platform).unwrap();
+            rig.settle();
+            rig.driver.report(&mut rig.pages).unwrap();
+            rig.settle();
+            let hints = features & FREE_PAGE_HINT != 0;
+            assert_eq!(rig.balloon.reported_pages > 0, !hints);
+            assert_eq!(rig.balloon.hinted_pages > 0, hints);
+            rig.finish();
+        }
+    }
+}

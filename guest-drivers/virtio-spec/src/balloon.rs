@@ -38,9 +38,8 @@ pub mod feature {
 
 /// Queue indices (sec. 5.5.2).
 ///
-/// The optional queues are numbered without gaps: one whose feature was not negotiated takes no
-/// number. That is what the Linux driver does and what devices that serve it expect; with every
-/// feature negotiated it is the list of sec. 5.5.2.
+/// The specification gives each queue its own number, also when an earlier one is missing. QEMU, Cloud Hypervisor and the Linux driver
+/// up to 6.10 leave no gaps: a queue whose feature was not negotiated takes no number. With every queue present the two agree.
 pub mod queue {
     use super::feature;
 
@@ -75,6 +74,17 @@ pub mod queue {
         (Role::Reporting, feature::PAGE_REPORTING),
     ];
 
+    /// The number that the specification gives a role.
+    pub fn number(role: Role) -> u16 {
+        match role {
+            Role::Inflate => INFLATE,
+            Role::Deflate => DEFLATE,
+            Role::Stats => 2,
+            Role::FreePage => 3,
+            Role::Reporting => 4,
+        }
+    }
+
     /// The roles that exist with these negotiated features, in the order of their indices.
     pub fn roles(features: u64) -> impl Iterator<Item = Role> {
         ORDER
@@ -83,7 +93,7 @@ pub mod queue {
             .map(|(role, _)| role)
     }
 
-    /// The index of a role with these negotiated features, if the queue exists.
+    /// The index of a role without gaps, with these negotiated features, if the queue exists.
     pub fn index(role: Role, features: u64) -> Option<u16> {
         roles(features)
             .zip(0..)
@@ -91,7 +101,7 @@ pub mod queue {
             .map(|(_, index)| index)
     }
 
-    /// What the queue of this index carries with these negotiated features.
+    /// What the queue of this index carries without gaps, with these negotiated features.
     pub fn role(index: u16, features: u64) -> Option<Role> {
         roles(features).nth(usize::from(index))
     }

@@ -105,6 +105,9 @@ fn queues_are_numbered_without_gaps_by_the_negotiated_features() {
     assert_eq!(queue::index(Role::FreePage, two), None);
     assert_eq!(queue::role(4, two), None);
     assert_eq!(queue::count(0), 2);
+    for (role, index) in queue::roles(every).zip(0..) {
+        assert_eq!(queue::number(role), index, "all there: no gaps");
+    }
     for features in 0..64 {
         for (role, index) in queue::roles(features).zip(0..) {
             assert_eq!(queue::index(role, features), Some(index));

@@ -182,6 +182,16 @@ impl NetDevice {
         self.port.state().link_up
     }
 
+    /// Queue pairs that the driver uses.
+    pub fn active_pairs(&self) -> u16 {
+        self.port.state().active_pairs
+    }
+
+    /// The features that the driver accepted.
+    pub fn features_in_use(&self) -> u64 {
+        self.port.state().features
+    }
+
     /// Sum of all queues' counters.
     pub fn metrics(&self) -> Metrics {
         Metrics::of(&self.port, &self.control)

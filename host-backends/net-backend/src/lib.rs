@@ -13,11 +13,10 @@ mod frame;
 pub mod limit;
 mod mac;
 pub mod offload;
-#[expect(dead_code, reason = "the queue pairs that use it follow")]
+#[expect(dead_code, reason = "the pairs on links that use it follow")]
 mod path;
-#[expect(dead_code, reason = "the queue pairs that use it follow")]
+#[expect(dead_code, reason = "the pairs on links that use it follow")]
 pub mod port;
-#[expect(dead_code, reason = "the queue pairs that use it follow")]
 mod published;
 mod rarp;
 pub mod receive_filter;
@@ -39,6 +38,7 @@ pub use spec::MAX_PAIRS;
 pub use spec::MAX_QUEUE_SIZE;
 pub use spec::MIN_MTU;
 pub use spec::NetSpec;
+pub use spec::SwitchSpec;
 pub use spec::check_mtu;
 pub use switch::Fabric;
 

@@ -6,6 +6,8 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering;
 
 use device_model::QueueHandler;
 use net_link::Link;
@@ -98,12 +100,16 @@ pub(crate) enum Attachment {
 #[derive(Debug)]
 pub(crate) struct Core {
     pub name: String,
-    pub state: Published<PortState>,
+    pub state: Arc<Published<PortState>>,
     /// The receive queues, by pair.
     pub inlets: Box<[Arc<Inlet>]>,
     /// Counters, by pair.
     pub tallies: Box<[Arc<PairTally>]>,
+    routing: AtomicU32,
 }
+
+/// In `Core::routing`: frames are steered by their hash.
+const STEERED: u32 = 1 << 16;
 
 /// One network card between its device face and its network.
 pub struct Port {
@@ -123,16 +129,46 @@ impl fmt::Debug for Port {
 impl Core {
     fn new(name: &str, pairs: usize, state: PortState) -> Result<Arc<Self>, Error> {
         let tallies: Box<[Arc<PairTally>]> = (0..pairs).map(|_| Arc::default()).collect();
-        let inlets = tallies
-            .iter()
-            .map(|tally| Ok(Arc::new(Inlet::new(Arc::clone(tally))?)));
+        let state = Arc::new(Published::new(state));
+        let inlets = tallies.iter().map(|tally| {
+            let inlet = Inlet::new(Arc::clone(&state), Arc::clone(tally))?;
+            Ok(Arc::new(inlet))
+        });
         let inlets = inlets.collect::<Result<_, Error>>()?;
         Ok(Arc::new(Self {
             name: name.to_owned(),
-            state: Published::new(state),
+            state,
             inlets,
             tallies,
+            routing: AtomicU32::new(1),
         }))
+    }
+
+    fn update<R>(&self, change: impl FnOnce(&mut PortState) -> R) -> R {
+        let result = self.state.update(change);
+        let state = self.state.get();
+        let steered = if state.steering.is_some() { STEERED } else { 0 };
+        let routing = u32::from(state.active_pairs.max(1)) | steered;
+        self.routing.store(routing, Ordering::Release);
+        for inlet in &self.inlets {
+            inlet.wake();
+        }
+        result
+    }
+
+    /// Receive queues that frames may go to, the first ones.
+    #[inline]
+    pub fn active_pairs(&self) -> usize {
+        (self.routing.load(Ordering::Relaxed) & (STEERED - 1)) as usize
+    }
+
+    /// What chooses the receive queue, if anything does.
+    #[inline]
+    pub fn steering(&self) -> Option<Arc<Steering>> {
+        if self.routing.load(Ordering::Acquire) & STEERED == 0 {
+            return None;
+        }
+        self.state.get().steering.clone()
     }
 }
 
@@ -189,11 +225,7 @@ impl Port {
 
     /// Changes the state; every worker goes on with the new one from its next batch on, sleeping ones are woken.
     pub fn update<R>(&self, change: impl FnOnce(&mut PortState) -> R) -> R {
-        let result = self.core.state.update(change);
-        for inlet in &self.core.inlets {
-            inlet.wake();
-        }
-        result
+        self.core.update(change)
     }
 
     /// The handler of transmit queue `pair` (virtqueue `2 * pair + 1`), which serves both directions.

@@ -65,7 +65,7 @@ impl FromStr for LinkChoice {
 }
 
 /// Whether `name` is fit for a switch.
-pub fn is_name(name: &str) -> bool {
+fn is_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 64
         && name
@@ -245,6 +245,33 @@ pub struct NetSpec {
     )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub feature_mask: Option<FeatureMask>,
+}
+
+/// One switch of the process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct SwitchSpec {
+    /// By which devices name it.
+    pub name: String,
+    /// A link to the world outside, as a further port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uplink: Option<LinkSpec>,
+}
+
+impl SwitchSpec {
+    /// Checks everything that needs no file.
+    ///
+    /// # Errors
+    /// The fault with its mend.
+    pub fn check(&self) -> Result<(), String> {
+        if is_name(&self.name) {
+            return Ok(());
+        }
+        Err(format!(
+            "{:?} is no name of a switch, use letters, digits, - and _",
+            self.name
+        ))
+    }
 }
 
 impl Default for NetSpec {

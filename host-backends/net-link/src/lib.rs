@@ -3,6 +3,7 @@
 //! One rule: a link moves whole frames with a virtio-net header in front; what a guest may send or see is decided
 //! above it.
 
+mod confined;
 mod error;
 mod link;
 mod null;
@@ -17,6 +18,8 @@ use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
 
+pub use confined::IOCTLS;
+pub use confined::SYSCALLS;
 pub use error::Error;
 pub use link::Capabilities;
 pub use link::HEADER_BYTES;

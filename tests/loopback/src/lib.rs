@@ -8,7 +8,9 @@ mod memory;
 mod rates;
 
 pub use backend::Backend;
+pub use memory::Shared;
 pub use memory::shared_arena;
+pub use memory::shared_memory;
 pub use rates::Rates;
 pub use rates::Workload;
 pub use rates::measure;

@@ -1,6 +1,7 @@
 //! Memory that both sides see: a memfd, mapped as guest memory, with the driver's arena over all of it.
 //!
 //! Rule: guest, user and device addresses are the same number.
+use std::fs::File;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -12,12 +13,35 @@ use virtqueue::PeerMemory;
 
 const BASE: u64 = 0x1_0000_0000;
 
-/// Makes `size` bytes of shared memory.
+/// Makes `size` bytes of shared memory, all of it for DMA.
 ///
 /// # Errors
 /// No memfd, or it cannot be mapped.
 pub fn shared_arena(size: u64) -> anyhow::Result<(Arc<GuestMemory>, Arena)> {
+    let shared = shared_memory(size, size)?;
+    Ok((shared.memory, shared.arena))
+}
+
+/// A guest's memory of which a part is for DMA.
+#[derive(Debug)]
+pub struct Shared {
+    /// All of it.
+    pub memory: Arc<GuestMemory>,
+    /// Its first part.
+    pub arena: Arena,
+    /// Guest address of what follows the arena.
+    pub rest: u64,
+    /// The memfd, to ask the kernel how much of it is there.
+    pub file: File,
+}
+
+/// Makes `size` bytes of shared memory, the first `arena` bytes for DMA.
+///
+/// # Errors
+/// No memfd, or it cannot be mapped.
+pub fn shared_memory(size: u64, arena: u64) -> anyhow::Result<Shared> {
     let (_, fd) = SharedMemory::create("loopback", size)?;
+    let file = File::from(fd.try_clone()?);
     let region = RegionSpec {
         guest_addr: BASE,
         size,
@@ -26,8 +50,12 @@ pub fn shared_arena(size: u64) -> anyhow::Result<(Arc<GuestMemory>, Arena)> {
     };
     let memory = Arc::new(GuestMemory::new(vec![(region, fd)])?);
     let span = memory
-        .span(BASE, usize::try_from(size)?)
+        .span(BASE, usize::try_from(arena)?)
         .context("the memory is in one piece")?;
-    let arena = Arena::over(span, BASE, memory.clone());
-    Ok((memory, arena))
+    Ok(Shared {
+        arena: Arena::over(span, BASE, memory.clone()),
+        memory,
+        rest: BASE + arena,
+        file,
+    })
 }

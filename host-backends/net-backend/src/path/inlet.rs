@@ -2,21 +2,33 @@
 //!
 //! Rule: nobody holds the lock of two inlets, and nobody waits while holding one.
 
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::Mutex;
 
+use device_model::Progress;
 use device_model::Queue;
+use device_model::QueueHandler;
 use device_model::Shelf;
 use guest_memory::EventFd;
+use guest_memory::GuestMemory;
+use virtqueue::ChainBatch;
 
 use crate::Error;
+use crate::path::receive::Receiving;
+use crate::path::receive::View;
 use crate::path::tally::PairTally;
+use crate::path::transmit::BURST;
+use crate::port::PortState;
+use crate::published::Published;
 use crate::published::lock;
 
 /// One receive queue, or its absence.
 #[derive(Debug)]
 pub(crate) struct Inlet {
     slot: Mutex<Slot>,
+    state: Arc<Published<PortState>>,
     tally: Arc<PairTally>,
     /// Readable: the queue's own worker is to look at it.
     alarm: EventFd,
@@ -25,17 +37,34 @@ pub(crate) struct Inlet {
 }
 
 /// What is behind the lock.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Slot {
-    queue: Option<Queue>,
+    /// Last bit of the queue's memory that was seen; the ring lies in it.
+    pub queue: Option<Queue>,
     /// Why the queue cannot be used any more.
-    failed: Option<device_model::Error>,
+    pub failed: Option<device_model::Error>,
+    pub batch: ChainBatch,
+    /// The port's state, and what follows from it.
+    pub view: View,
+    /// Somebody waited for buffers in vain, and none have come since.
+    pub starved: bool,
+    /// The driver was asked to tell when it adds buffers.
+    pub armed: bool,
 }
 
 impl Inlet {
-    pub fn new(tally: Arc<PairTally>) -> Result<Self, Error> {
+    pub fn new(state: Arc<Published<PortState>>, tally: Arc<PairTally>) -> Result<Self, Error> {
+        let slot = Slot {
+            queue: None,
+            failed: None,
+            batch: ChainBatch::with_capacity(BURST, 2 * BURST),
+            view: View::new(state.follow()),
+            starved: false,
+            armed: false,
+        };
         Ok(Self {
-            slot: Mutex::default(),
+            slot: Mutex::new(slot),
+            state,
             tally,
             alarm: EventFd::new()?,
             wake: EventFd::new()?,
@@ -46,11 +75,36 @@ impl Inlet {
     pub fn wake(&self) {
         self.wake.notify();
     }
+
+    /// Readable after [`Self::wake`] until drained.
+    pub fn wake_fd(&self) -> &EventFd {
+        &self.wake
+    }
+
+    /// The receive queue, to put up to about `expected` frames into it; published when the result is dropped.
+    #[inline]
+    pub fn open(&self, expected: usize) -> Receiving<'_> {
+        let mut slot = lock(&self.slot);
+        slot.view.refresh(&self.state);
+        Receiving::new(slot, &self.tally.receive, &self.alarm, expected)
+    }
+
+    /// What the queue's memory is, if it is there.
+    pub fn memory(&self) -> Option<Arc<GuestMemory>> {
+        let slot = lock(&self.slot);
+        Some(Arc::clone(slot.queue.as_ref()?.memory()))
+    }
 }
 
 impl Shelf for Inlet {
-    fn put(&self, queue: Queue) {
-        lock(&self.slot).queue = Some(queue);
+    fn put(&self, mut queue: Queue) {
+        queue.disarm();
+        let mut slot = lock(&self.slot);
+        slot.batch.clear();
+        slot.starved = false;
+        slot.armed = false;
+        slot.queue = Some(queue);
+        drop(slot);
         self.wake();
     }
 
@@ -60,5 +114,51 @@ impl Shelf for Inlet {
 
     fn kicked(&self) {
         self.wake();
+    }
+}
+
+/// The handler of a receive queue: its worker only parks it.
+pub(crate) struct ReceiveQueue {
+    inlet: Arc<Inlet>,
+}
+
+impl ReceiveQueue {
+    pub fn new(inlet: Arc<Inlet>) -> Self {
+        lock(&inlet.slot).failed = None;
+        Self { inlet }
+    }
+}
+
+impl QueueHandler for ReceiveQueue {
+    fn run(
+        &mut self,
+        _queue: &mut Queue,
+        _memory: &Arc<GuestMemory>,
+    ) -> Result<Progress, device_model::Error> {
+        self.inlet.alarm.drain();
+        match lock(&self.inlet.slot).failed.take() {
+            Some(error) => Err(error),
+            None => Ok(Progress::default()),
+        }
+    }
+
+    fn completion_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.inlet.alarm.as_fd())
+    }
+
+    fn shelf(&self) -> Option<Arc<dyn Shelf>> {
+        Some(Arc::clone(&self.inlet) as Arc<dyn Shelf>)
+    }
+
+    fn in_flight(&self) -> usize {
+        0
+    }
+
+    fn drain(
+        &mut self,
+        _queue: &mut Queue,
+        _memory: &Arc<GuestMemory>,
+    ) -> Result<(), device_model::Error> {
+        Ok(())
     }
 }

@@ -7,23 +7,39 @@ use std::sync::Arc;
 use device_model::Error;
 use device_model::QueueHandler;
 
+use crate::path::inlet::ReceiveQueue;
+use crate::path::pair::SwitchPair;
+use crate::port::Attachment;
 use crate::port::Port;
+use crate::switch::Sender;
 
+pub(crate) mod header;
 pub(crate) mod inlet;
+pub(crate) mod pair;
+pub(crate) mod receive;
 pub(crate) mod tally;
+pub(crate) mod transmit;
 
 pub(crate) fn transmit_handler(
-    _port: &Arc<Port>,
-    _pair: u16,
+    port: &Arc<Port>,
+    pair: u16,
 ) -> Result<Box<dyn QueueHandler>, Error> {
-    Err(Error::Unsupported)
+    let core = port.core();
+    let tally = core.tallies.get(usize::from(pair));
+    let tally = tally.ok_or(Error::Unsupported)?;
+    match port.attachment() {
+        Attachment::Links(_) => Err(Error::Unsupported),
+        Attachment::Switch(switch, number) => {
+            let sender = Sender::new(switch, *number, pair);
+            Ok(Box::new(SwitchPair::new(core, tally, sender)))
+        }
+    }
 }
 
-pub(crate) fn receive_handler(
-    _port: &Arc<Port>,
-    _pair: u16,
-) -> Result<Box<dyn QueueHandler>, Error> {
-    Err(Error::Unsupported)
+pub(crate) fn receive_handler(port: &Arc<Port>, pair: u16) -> Result<Box<dyn QueueHandler>, Error> {
+    let inlet = port.core().inlets.get(usize::from(pair));
+    let inlet = inlet.ok_or(Error::Unsupported)?;
+    Ok(Box::new(ReceiveQueue::new(Arc::clone(inlet))))
 }
 
 pub(crate) fn send_own(_port: &Port, _frame: &[u8]) -> Result<(), Error> {

@@ -110,6 +110,8 @@ tallies! {
         too_small => receive_too_small_total,
         /// Buffers that lie outside of guest memory; frames for them are lost.
         bad_chain => receive_bad_chains_total,
+        /// Frames whose sender took their memory away.
+        bad_source => receive_bad_sources_total,
         /// Frames that the driver does not want (receive modes, address and VLAN filters).
         filtered => receive_filtered_total,
         /// Frames that came while the cable was out or the queue did not run.

@@ -2,14 +2,22 @@
 //!
 //! Rule: the sender's worker carries a frame to its end; the switch has no thread of its own but that of its uplink.
 
+mod sender;
+mod table;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::time::Instant;
 
 use crate::Error;
 use crate::port::Core;
 use crate::published::Published;
 use crate::published::lock;
+use crate::switch::table::Address;
+use crate::switch::table::Table;
+
+pub(crate) use sender::Sender;
 
 /// Most ports of a switch, its uplink included.
 pub const MAX_PORTS: usize = 256;
@@ -33,11 +41,21 @@ impl Fabric {
     }
 }
 
+/// What is plugged in, at one moment.
+#[derive(Clone, Debug, Default)]
+struct Ports {
+    list: Vec<Option<Arc<Core>>>,
+    /// Configured addresses: never learned elsewhere.
+    pinned: HashMap<Address, u16>,
+}
+
 /// One switch.
 #[derive(Debug)]
 pub struct Switch {
     name: String,
-    ports: Published<Vec<Option<Arc<Core>>>>,
+    ports: Published<Ports>,
+    table: Table,
+    start: Instant,
 }
 
 impl Switch {
@@ -45,7 +63,9 @@ impl Switch {
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
-            ports: Published::new(Vec::new()),
+            ports: Published::new(Ports::default()),
+            table: Table::new(),
+            start: Instant::now(),
         }
     }
 
@@ -54,30 +74,44 @@ impl Switch {
         &self.name
     }
 
+    /// Stations that were learned.
+    pub fn stations(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Seconds since the switch was made.
+    fn now(&self) -> u32 {
+        u32::try_from(self.start.elapsed().as_secs()).unwrap_or(u32::MAX)
+    }
+
     pub(crate) fn plug(&self, port: &Arc<Core>) -> Result<PortNumber, Error> {
+        let address = Address::new(port.state.get().receive.mac.0);
         self.ports.update(|ports| {
-            let free = ports.iter().position(Option::is_none);
-            let at = free.unwrap_or(ports.len());
+            let free = ports.list.iter().position(Option::is_none);
+            let at = free.unwrap_or(ports.list.len());
             let number = u16::try_from(at).ok().filter(|_| at < MAX_PORTS);
             let number = number.ok_or_else(|| Error::SwitchFull {
                 switch: self.name.clone(),
                 max: MAX_PORTS,
             })?;
-            if at == ports.len() {
-                ports.push(None);
+            if at == ports.list.len() {
+                ports.list.push(None);
             }
-            if let Some(place) = ports.get_mut(at) {
+            if let Some(place) = ports.list.get_mut(at) {
                 *place = Some(Arc::clone(port));
             }
+            ports.pinned.entry(address).or_insert(number);
             Ok(PortNumber(number))
         })
     }
 
     pub(crate) fn unplug(&self, number: PortNumber) {
         self.ports.update(|ports| {
-            if let Some(place) = ports.get_mut(usize::from(number.0)) {
+            if let Some(place) = ports.list.get_mut(usize::from(number.0)) {
                 *place = None;
             }
+            ports.pinned.retain(|_, port| *port != number.0);
         });
+        self.table.forget(number.0);
     }
 }

@@ -1,0 +1,448 @@
+//! Frames into a guest's receive queue (virtio 1.4 sec. 5.1.6.4).
+//!
+//! Rule: a buffer is used only with a whole frame in it or in it and its followers; what does not fit, or what nobody
+//! wants, leaves the buffers as they were, to be given back.
+
+use std::sync::Arc;
+use std::sync::MutexGuard;
+
+use device_model::Queue;
+use guest_memory::Cursor;
+use guest_memory::EventFd;
+use guest_memory::GuestMemory;
+use net_link::Offloads;
+use virtio_spec::net::ETHERNET_HEADER_SIZE;
+use virtio_spec::net::feature;
+use virtqueue::Chain;
+use virtqueue::ChainBatch;
+
+use crate::path::header::fits;
+use crate::path::inlet::Slot;
+use crate::path::tally::ReceiveTally;
+use crate::path::transmit::BURST;
+use crate::path::transmit::Departing;
+use crate::port::PortState;
+use crate::published::Follower;
+use crate::published::Published;
+
+/// Buffers whose first bytes are on their way to the CPU's cache while one is written.
+const AHEAD: usize = 8;
+
+/// A port's state as its receive queue sees it, looked up once per change.
+#[derive(Debug)]
+pub(crate) struct View {
+    state: Follower<PortState>,
+    header_size: usize,
+    mergeable: bool,
+    offloads: Offloads,
+    /// Frames need no look.
+    open: bool,
+    hashes: bool,
+}
+
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The guest has it, or it was dropped and counted.
+    Done,
+    /// The guest has no buffers for it now.
+    Starved,
+    /// The guest cannot take it as it is: its checksum is to be completed, or it is to be cut.
+    Unfit,
+}
+
+/// The receive queue in the hands of somebody with frames.
+pub(crate) struct Receiving<'a> {
+    slot: MutexGuard<'a, Slot>,
+    memory: Option<Arc<GuestMemory>>,
+    tally: &'a ReceiveTally,
+    alarm: &'a EventFd,
+    /// First chain of the batch that is not used.
+    next: usize,
+    /// Chains to take at once.
+    expected: usize,
+    frames: u64,
+    bytes: u64,
+}
+
+/// What a frame's buffers turned out to be.
+enum Room {
+    /// The next so many chains hold it.
+    Chains(usize),
+    /// None are left.
+    Starved,
+    /// They are too small, for ever.
+    TooSmall,
+}
+
+impl View {
+    pub fn new(state: Follower<PortState>) -> Self {
+        Self {
+            header_size: state.header_size(),
+            mergeable: state.has(feature::MRG_RXBUF),
+            offloads: state.offloads,
+            open: state.link_up && state.receive.is_open(),
+            hashes: state.has(feature::HASH_REPORT),
+            state,
+        }
+    }
+
+    #[inline]
+    pub fn refresh(&mut self, from: &Published<PortState>) {
+        if self.state.refresh(from) {
+            *self = Self::new(from.follow());
+        }
+    }
+
+    /// The state.
+    pub fn state(&self) -> &Arc<PortState> {
+        self.state.get()
+    }
+
+    /// Bytes of the header before each frame.
+    #[inline]
+    pub fn header_size(&self) -> usize {
+        self.header_size
+    }
+
+    /// Whether a frame may lie in several buffers.
+    #[inline]
+    pub fn mergeable(&self) -> bool {
+        self.mergeable
+    }
+
+    /// `hash_value` and `hash_report` for the frame that begins with `head`.
+    #[inline]
+    pub fn hash(&self, head: &[u8]) -> (u32, u16) {
+        if !self.hashes {
+            return (0, 0);
+        }
+        let hash = self.state.hasher.as_ref().map(|hasher| hasher.frame(head));
+        let hash = hash.unwrap_or_default();
+        (hash.value, hash.report)
+    }
+
+    /// Whether the driver wants the frame that begins with `head`; counts it if not.
+    #[inline]
+    pub fn admits(&self, head: &[u8], tally: &ReceiveTally) -> bool {
+        self.open || self.admits_by_look(head, tally)
+    }
+
+    fn admits_by_look(&self, head: &[u8], tally: &ReceiveTally) -> bool {
+        if !self.state.link_up {
+            tally.link_down.add(1);
+            return false;
+        }
+        let wanted = self.state.receive.admits(head);
+        if !wanted {
+            tally.filtered.add(1);
+        }
+        wanted
+    }
+}
+
+impl<'a> Receiving<'a> {
+    #[inline]
+    pub fn new(
+        slot: MutexGuard<'a, Slot>,
+        tally: &'a ReceiveTally,
+        alarm: &'a EventFd,
+        expected: usize,
+    ) -> Self {
+        let usable = slot.queue.as_ref().filter(|_| slot.failed.is_none());
+        let memory = usable.map(|queue| Arc::clone(queue.memory()));
+        Self {
+            slot,
+            memory,
+            tally,
+            alarm,
+            next: 0,
+            expected,
+            frames: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Puts one frame into the queue.
+    #[inline]
+    pub fn deliver(&mut self, frame: &mut Departing<'_>) -> Outcome {
+        let Slot {
+            queue,
+            batch,
+            view,
+            failed,
+            ..
+        } = &mut *self.slot;
+        let (Some(queue), Some(memory)) = (queue.as_mut(), self.memory.as_deref()) else {
+            self.tally.link_down.add(1);
+            return Outcome::Done;
+        };
+        if !view.admits(frame.head(), self.tally) {
+            return Outcome::Done;
+        }
+        if !fits(view.offloads, &frame.header) {
+            return Outcome::Unfit;
+        }
+        if self.next == batch.len() {
+            batch.clear();
+            self.next = 0;
+            if !take(queue, failed, batch, self.expected) {
+                return Outcome::Starved;
+            }
+            for at in 0..AHEAD {
+                prefetch(memory, batch, at);
+            }
+        }
+        prefetch(memory, batch, self.next + AHEAD);
+        let len = view.header_size + frame.len;
+        if frame.rest.is_none()
+            && let Some(chain) = batch.get(self.next)
+            && let [only] = chain.writable
+            && only.len as usize >= len
+        {
+            let hash = view.hash(frame.head());
+            let bytes = frame.with_header(view.header_size, 1, hash);
+            let written = memory.write(only.addr, bytes).is_ok();
+            if !written {
+                self.tally.bad_chain.add(1);
+            }
+            let used = if written { len as u32 } else { 0 };
+            self.next += 1;
+            self.frames += u64::from(written);
+            self.bytes += if written { frame.len as u64 } else { 0 };
+            if let Err(error) = queue.complete(chain.token, used) {
+                *failed = Some(error);
+            }
+            return Outcome::Done;
+        }
+        self.deliver_scattered(frame)
+    }
+
+    /// The general case: any number of descriptors in any number of chains.
+    fn deliver_scattered(&mut self, frame: &mut Departing<'_>) -> Outcome {
+        let Some(memory) = self.memory.clone() else {
+            return Outcome::Done;
+        };
+        let len = self.slot.view.header_size + frame.len;
+        let count = match self.find_room(len) {
+            Room::Chains(count) => count,
+            Room::Starved => return Outcome::Starved,
+            Room::TooSmall => {
+                self.tally.too_small.add(1);
+                return Outcome::Done;
+            }
+        };
+        let view = &self.slot.view;
+        let hash = view.hash(frame.head());
+        let chains = self.next..self.next + count;
+        let buffers = u16::try_from(count).unwrap_or(u16::MAX);
+        let rest = frame.rest.take();
+        let first = frame.with_header(view.header_size, buffers, hash);
+        if scatter(&memory, &self.slot.batch, chains, len, first, rest) {
+            self.frames += 1;
+            self.bytes += frame.len as u64;
+            self.use_chains(count, len);
+        } else if self.is_bad(&memory, count) {
+            self.tally.bad_chain.add(1);
+            self.use_chains(count, 0);
+        } else {
+            // The sender's memory has a hole there: these buffers hold scraps, but nobody is told.
+            self.tally.bad_source.add(1);
+        }
+        Outcome::Done
+    }
+
+    /// Finds the chains for `len` bytes with their header; takes more if need be, and steps over useless ones.
+    fn find_room(&mut self, len: usize) -> Room {
+        let view = &self.slot.view;
+        let (mergeable, least) = (view.mergeable, view.header_size + ETHERNET_HEADER_SIZE);
+        let (mut count, mut room) = (0, 0_u64);
+        loop {
+            let at = self.next + count;
+            let Slot {
+                queue: Some(queue),
+                failed,
+                batch,
+                ..
+            } = &mut *self.slot
+            else {
+                return Room::Starved;
+            };
+            if at == batch.len() && !take(queue, failed, batch, 1) {
+                return Room::Starved;
+            }
+            let Some(chain) = batch.get(at) else {
+                return Room::Starved;
+            };
+            let bytes = writable_bytes(&chain);
+            let useless = if mergeable { 1 } else { least as u64 };
+            if count == 0 && bytes < useless {
+                self.tally.bad_chain.add(1);
+                self.use_chains(1, 0);
+                continue;
+            }
+            room += bytes;
+            count += 1;
+            if room >= len as u64 {
+                return Room::Chains(count);
+            }
+            if !mergeable {
+                return Room::TooSmall;
+            }
+        }
+    }
+
+    /// Whether a part of the next `count` chains is no memory.
+    fn is_bad(&self, memory: &GuestMemory, count: usize) -> bool {
+        (self.next..self.next + count)
+            .filter_map(|at| self.slot.batch.get(at))
+            .flat_map(|chain| chain.writable)
+            .any(|part| {
+                memory
+                    .for_each_span(part.addr, u64::from(part.len), |_| {})
+                    .is_err()
+            })
+    }
+
+    /// Completes the next `count` chains, `len` bytes in them from the first on.
+    pub fn use_chains(&mut self, count: usize, len: usize) {
+        let Slot {
+            queue,
+            failed,
+            batch,
+            ..
+        } = &mut *self.slot;
+        let Some(queue) = queue else {
+            return;
+        };
+        let mut left = len as u64;
+        for at in self.next..self.next + count {
+            let Some(chain) = batch.get(at) else {
+                break;
+            };
+            let part = writable_bytes(&chain).min(left);
+            left -= part;
+            if let Err(error) = queue.complete(chain.token, part as u32) {
+                *failed = Some(error);
+            }
+        }
+        self.next += count;
+    }
+
+    /// Whether a sender should wait a moment for buffers; not again after it was in vain.
+    pub fn is_worth_waiting(&self) -> bool {
+        self.memory.is_some() && self.slot.failed.is_none() && !self.slot.starved
+    }
+
+    /// Notes that `frames` could not be delivered for want of buffers.
+    pub fn starve(&mut self, frames: u64) {
+        self.slot.starved = true;
+        self.tally.starved.add(frames);
+    }
+
+    /// Whether a queue is there that can be used.
+    pub fn is_open(&self) -> bool {
+        self.memory.is_some() && self.slot.failed.is_none()
+    }
+
+    /// The state of the port.
+    pub fn view(&self) -> &View {
+        &self.slot.view
+    }
+
+    /// The counters.
+    pub fn tally(&self) -> &'a ReceiveTally {
+        self.tally
+    }
+}
+
+impl Drop for Receiving<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        let slot = &mut *self.slot;
+        if let Some(queue) = &mut slot.queue {
+            let unused = slot.batch.len().saturating_sub(self.next);
+            if unused != 0
+                && let Err(error) = queue.give_back(&mut slot.batch, unused)
+            {
+                slot.failed = Some(error);
+            }
+            queue.publish();
+        }
+        slot.batch.clear();
+        if self.frames != 0 {
+            slot.starved = false;
+            self.tally.frames.add(self.frames);
+            self.tally.bytes.add(self.bytes);
+        }
+        let poisoned = self.memory.as_ref().is_some_and(|memory| memory.poisoned());
+        if slot.failed.is_some() || poisoned {
+            self.alarm.notify();
+        }
+    }
+}
+
+/// Takes chains; `false` when there are none.
+#[inline]
+fn take(
+    queue: &mut Queue,
+    failed: &mut Option<device_model::Error>,
+    batch: &mut ChainBatch,
+    count: usize,
+) -> bool {
+    if failed.is_some() {
+        return false;
+    }
+    match queue.take(batch, count.clamp(1, BURST)) {
+        Ok(taken) => taken != 0,
+        Err(error) => {
+            *failed = Some(error);
+            false
+        }
+    }
+}
+
+#[inline]
+fn prefetch(memory: &GuestMemory, batch: &ChainBatch, at: usize) {
+    if let Some(chain) = batch.get(at)
+        && let Some(segment) = chain.writable.first()
+        && let Some(span) = memory.host_slice(segment.addr, 1)
+    {
+        span.prefetch();
+    }
+}
+
+fn writable_bytes(chain: &Chain<'_>) -> u64 {
+    chain.writable.iter().map(|part| u64::from(part.len)).sum()
+}
+
+/// Writes `first` and then `rest`, `len` bytes in all, into the chains at `chains`.
+fn scatter(
+    memory: &GuestMemory,
+    batch: &ChainBatch,
+    chains: std::ops::Range<usize>,
+    len: usize,
+    mut first: &[u8],
+    mut rest: Option<Cursor<'_>>,
+) -> bool {
+    let mut left = len;
+    for chain in chains.filter_map(|at| batch.get(at)) {
+        let mut to = Cursor::new(memory, chain.writable);
+        let room = usize::try_from(writable_bytes(&chain)).unwrap_or(usize::MAX);
+        let part = room.min(left);
+        let (now, later) = first.split_at(first.len().min(part));
+        if to.write(now).ok() != Some(now.len()) {
+            return false;
+        }
+        first = later;
+        let behind = part - now.len();
+        if behind != 0 {
+            let copied = rest.as_mut().map(|rest| to.copy_from(rest, behind));
+            if !matches!(copied, Some(Ok(copied)) if copied == behind) {
+                return false;
+            }
+        }
+        left -= part;
+    }
+    left == 0
+}

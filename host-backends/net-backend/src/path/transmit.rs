@@ -1,0 +1,256 @@
+//! Frames out of a guest's transmit queue, a burst at a time.
+//!
+//! Rule: the first bytes of a frame, all that anyone decides by, are copied out of guest memory once, and the copy is
+//! what travels on; only what lies behind them is fetched from the guest when it is delivered.
+
+use device_model::Error;
+use device_model::Queue;
+use guest_memory::Cursor;
+use guest_memory::GuestMemory;
+use virtio_spec::net::HASH_HEADER_SIZE;
+use virtio_spec::net::HEADER_SIZE;
+use virtio_spec::net::Header;
+use virtqueue::Chain;
+use virtqueue::ChainBatch;
+use zerocopy::FromBytes;
+use zerocopy::IntoBytes;
+
+use crate::path::header::Lie;
+use crate::path::header::Rules;
+use crate::path::tally::TransmitTally;
+
+/// Most frames of a burst.
+pub(crate) const BURST: usize = 64;
+/// Bytes of a place in the arena: room for the longest header, then the first bytes of the frame.
+const PLACE: usize = 256;
+/// First bytes of a frame that are copied: shorter frames entirely; of longer ones more than all protocol headers of TCP
+/// over IPv6 with two VLAN tags.
+pub(crate) const HEAD: usize = PLACE - HASH_HEADER_SIZE;
+/// Chains whose first bytes are on their way to the CPU's cache while one is read.
+const AHEAD: usize = 8;
+
+/// One place of the arena: a header that ends where the frame begins.
+pub(crate) type Place = [u8; PLACE];
+
+/// One frame that passed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Frame {
+    /// Position of its chain in the batch, and of its first bytes in the arena.
+    pub at: u16,
+    /// Bytes of it in the arena.
+    pub head: u16,
+    /// Bytes of it.
+    pub len: u32,
+    /// Where it goes; the switch's.
+    pub to: u16,
+    /// The checked header.
+    pub header: Header,
+}
+
+/// A burst: chains, the first bytes of their frames, and what is true of these.
+#[derive(Debug)]
+pub(crate) struct Burst {
+    batch: ChainBatch,
+    arena: Box<[Place; BURST]>,
+    pub frames: Vec<Frame>,
+    /// Bytes of the guest's header before each frame.
+    header_size: usize,
+}
+
+/// One frame on its way to a receiver.
+#[derive(Debug)]
+pub(crate) struct Departing<'a> {
+    /// Where it goes on in guest memory; `None` if all of it is in `place`.
+    pub rest: Option<Cursor<'a>>,
+    /// Header room and first bytes.
+    pub place: &'a mut Place,
+    pub head: usize,
+    pub len: usize,
+    pub header: Header,
+}
+
+impl Burst {
+    pub fn new() -> Self {
+        Self {
+            batch: ChainBatch::with_capacity(BURST, 4 * BURST),
+            arena: Box::new([[0; PLACE]; BURST]),
+            frames: Vec::with_capacity(BURST),
+            header_size: HEADER_SIZE,
+        }
+    }
+
+    /// Takes up to a burst of chains and reads their frames; returns how many chains there were. Bad ones are counted and
+    /// become no frame.
+    ///
+    /// # Errors
+    /// The ring is malformed and no chain is left before the fault.
+    #[inline]
+    pub fn take(
+        &mut self,
+        queue: &mut Queue,
+        memory: &GuestMemory,
+        rules: &Rules,
+        header_size: usize,
+        tally: &TransmitTally,
+    ) -> Result<usize, Error> {
+        self.batch.clear();
+        self.frames.clear();
+        self.header_size = header_size;
+        let taken = queue.take(&mut self.batch, BURST)?;
+        for at in 0..taken.min(AHEAD) {
+            self.prefetch(memory, at);
+        }
+        for at in 0..taken {
+            self.prefetch(memory, at + AHEAD);
+            self.read(memory, at, rules, tally);
+        }
+        Ok(taken)
+    }
+
+    #[inline]
+    fn prefetch(&self, memory: &GuestMemory, at: usize) {
+        if let Some(chain) = self.batch.get(at)
+            && let Some(segment) = chain.readable.first()
+            && let Some(span) = memory.host_slice(segment.addr, 1)
+        {
+            span.prefetch();
+        }
+    }
+
+    /// Reads and checks the frame of chain `at`.
+    #[inline]
+    fn read(&mut self, memory: &GuestMemory, at: usize, rules: &Rules, tally: &TransmitTally) {
+        let start = HASH_HEADER_SIZE - self.header_size;
+        let (Some(chain), Some(place)) = (self.batch.get(at), self.arena.get_mut(at)) else {
+            return;
+        };
+        let Some(out) = place.get_mut(start..) else {
+            return;
+        };
+        let Some((total, got)) = gather(memory, &chain, out) else {
+            return tally.bad_chain.add(1);
+        };
+        let Some(len) = total.checked_sub(self.header_size) else {
+            return tally.bad_length.add(1);
+        };
+        let head = got.saturating_sub(self.header_size);
+        let header = place
+            .get(start..)
+            .and_then(|from| Header::read_from_prefix(from).ok());
+        let Some((header, _)) = header else {
+            return;
+        };
+        match rules.check(&header, len) {
+            Ok(header) => self.frames.push(Frame {
+                at: at as u16,
+                head: head as u16,
+                len: len as u32,
+                to: 0,
+                header,
+            }),
+            Err(Lie::Length) => tally.bad_length.add(1),
+            Err(Lie::Offload | Lie::Checksum | Lie::Segmentation) => tally.bad_header.add(1),
+        }
+    }
+
+    /// The frame at `position`, ready to be delivered from `memory`, in which it was read.
+    #[inline]
+    pub fn depart<'a>(
+        &'a mut self,
+        memory: &'a GuestMemory,
+        position: usize,
+    ) -> Option<Departing<'a>> {
+        let frame = *self.frames.get(position)?;
+        let (head, len) = (usize::from(frame.head), frame.len as usize);
+        let rest = if head == len {
+            None
+        } else {
+            let chain = self.batch.get(usize::from(frame.at))?;
+            let mut cursor = Cursor::new(memory, chain.readable);
+            cursor.skip(self.header_size + head);
+            Some(cursor)
+        };
+        Some(Departing {
+            rest,
+            place: self.arena.get_mut(usize::from(frame.at))?,
+            head,
+            len,
+            header: frame.header,
+        })
+    }
+
+    /// The first bytes of the frame at `position`.
+    #[inline]
+    pub fn head(&self, position: usize) -> &[u8] {
+        let bytes = self.frames.get(position).and_then(|frame| {
+            let place = self.arena.get(usize::from(frame.at))?;
+            place.get(HASH_HEADER_SIZE..HASH_HEADER_SIZE + usize::from(frame.head))
+        });
+        bytes.unwrap_or_default()
+    }
+
+    /// Gives all chains of the burst back to the driver: delivered, dropped or refused.
+    ///
+    /// # Errors
+    /// A chain was completed before: a mistake of ours.
+    #[inline]
+    pub fn complete(&mut self, queue: &mut Queue) -> Result<(), Error> {
+        for at in 0..self.batch.len() {
+            if let Some(chain) = self.batch.get(at) {
+                queue.complete(chain.token, 0)?;
+            }
+        }
+        self.batch.clear();
+        self.frames.clear();
+        Ok(())
+    }
+}
+
+impl Departing<'_> {
+    /// The frame's first bytes.
+    #[inline]
+    pub fn head(&self) -> &[u8] {
+        let end = HASH_HEADER_SIZE + self.head;
+        self.place.get(HASH_HEADER_SIZE..end).unwrap_or_default()
+    }
+
+    /// A header of `size` bytes for a receiver, and the frame's first bytes behind it.
+    #[inline]
+    pub fn with_header(&mut self, size: usize, buffers: u16, hash: (u32, u16)) -> &[u8] {
+        let mut header = self.header;
+        header.num_buffers = buffers.into();
+        let start = HASH_HEADER_SIZE - size;
+        if let Some(to) = self.place.get_mut(start..start + HEADER_SIZE) {
+            to.copy_from_slice(header.as_bytes());
+        }
+        if size == HASH_HEADER_SIZE
+            && let Some(to) = self.place.get_mut(HEADER_SIZE..HASH_HEADER_SIZE)
+        {
+            let (value, report) = hash;
+            let mut bytes = [0; 8];
+            bytes[..4].copy_from_slice(&value.to_le_bytes());
+            bytes[4..6].copy_from_slice(&report.to_le_bytes());
+            to.copy_from_slice(&bytes);
+        }
+        let end = HASH_HEADER_SIZE + self.head;
+        self.place.get(start..end).unwrap_or_default()
+    }
+}
+
+/// Copies the first bytes of a chain to `out`; returns the chain's length and how many were copied. `None` when a part
+/// is no memory, or the chain has writable parts, which a transmit queue's must not have (sec. 5.1.6.2).
+#[inline]
+fn gather(memory: &GuestMemory, chain: &Chain<'_>, out: &mut [u8]) -> Option<(usize, usize)> {
+    if !chain.writable.is_empty() {
+        return None;
+    }
+    if let [only] = chain.readable {
+        let len = only.len as usize;
+        let got = len.min(out.len());
+        memory.read(only.addr, out.get_mut(..got)?).ok()?;
+        return Some((len, got));
+    }
+    let total: u64 = chain.readable.iter().map(|part| u64::from(part.len)).sum();
+    let got = Cursor::new(memory, chain.readable).read(out).ok()?;
+    Some((usize::try_from(total).ok()?, got))
+}

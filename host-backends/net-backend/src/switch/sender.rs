@@ -1,0 +1,267 @@
+//! How a burst gets from one port of a switch to the others: by the sender's worker, a destination at a time.
+//!
+//! Rule: one receiver's lock at a time, taken once per burst and destination; a receiver that has no buffers costs the
+//! sender one short wait, and none more until it has had some.
+
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use guest_memory::GuestMemory;
+
+use crate::path::inlet::Inlet;
+use crate::path::receive::Outcome;
+use crate::path::tally::TransmitTally;
+use crate::path::transmit::Burst;
+use crate::path::transmit::Frame;
+use crate::port::Core;
+use crate::published::Follower;
+use crate::switch::PortNumber;
+use crate::switch::Ports;
+use crate::switch::Switch;
+use crate::switch::table::Address;
+
+/// How long a burst waits for a receiver's buffers: about what a guest needs to take an interrupt and add some.
+const PATIENCE: Duration = Duration::from_micros(50);
+/// Answers that a sender keeps.
+const KNOWN: usize = 16;
+/// Frame for all other ports.
+const FLOOD: u16 = u16::MAX;
+/// Frame for nobody.
+const NOWHERE: u16 = u16::MAX - 1;
+/// Frame that is delivered.
+const GONE: u16 = u16::MAX - 2;
+
+/// An answer of the table.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    address: Address,
+    to: u16,
+    /// Until the table changes, or a second has passed.
+    changes: u32,
+    second: u32,
+}
+
+/// One sender's view of its switch.
+#[derive(Debug)]
+pub(crate) struct Sender {
+    switch: Arc<Switch>,
+    number: u16,
+    pair: u16,
+    ports: Follower<Ports>,
+    known: [Known; KNOWN],
+    /// The source learned last, and when.
+    source: (Address, u32),
+}
+
+impl Sender {
+    pub fn new(switch: &Arc<Switch>, number: PortNumber, pair: u16) -> Self {
+        Self {
+            switch: Arc::clone(switch),
+            number: number.0,
+            pair,
+            ports: switch.ports.follow(),
+            known: [Known::default(); KNOWN],
+            source: (Address::default(), u32::MAX),
+        }
+    }
+
+    /// Delivers all frames of the burst, which were read from `memory`.
+    pub fn forward(&mut self, burst: &mut Burst, memory: &GuestMemory, tally: &TransmitTally) {
+        if self.ports.refresh(&self.switch.ports) {
+            self.known = [Known::default(); KNOWN];
+        }
+        let flood = self.address(burst);
+        let ports = Arc::clone(self.ports.get());
+        if flood {
+            for (number, port) in ports.list.iter().enumerate() {
+                if let Some(port) = port.as_ref().filter(|_| number != usize::from(self.number)) {
+                    let number = number as u16;
+                    self.deliver(port, burst, memory, |frame| {
+                        frame.to == number || frame.to == FLOOD
+                    });
+                }
+            }
+        } else {
+            self.deliver_in_turn(&ports, burst, memory);
+        }
+        let (mut frames, mut bytes, mut nowhere) = (0, 0, 0);
+        for frame in &burst.frames {
+            if frame.to == NOWHERE {
+                nowhere += 1;
+            } else {
+                frames += 1;
+                bytes += u64::from(frame.len);
+            }
+        }
+        tally.frames.add(frames);
+        tally.bytes.add(bytes);
+        if nowhere != 0 {
+            tally.nowhere.add(nowhere);
+        }
+    }
+
+    /// Destination by destination, in the order of their first frames.
+    #[inline]
+    fn deliver_in_turn(&self, ports: &Ports, burst: &mut Burst, memory: &GuestMemory) {
+        let mut position = 0;
+        while let Some(frame) = burst.frames.get(position) {
+            let to = frame.to;
+            position += 1;
+            if to >= GONE {
+                continue;
+            }
+            if let Some(Some(port)) = ports.list.get(usize::from(to)) {
+                self.deliver(port, burst, memory, |frame| frame.to == to);
+            }
+            for frame in &mut burst.frames {
+                if frame.to == to {
+                    frame.to = GONE;
+                }
+            }
+        }
+    }
+
+    /// Finds each frame's destination and learns its source; whether one is for all.
+    #[inline]
+    fn address(&mut self, burst: &mut Burst) -> bool {
+        let now = self.switch.now();
+        let changes = self.switch.table.changes();
+        let mut flood = false;
+        for position in 0..burst.frames.len() {
+            let head = burst.head(position);
+            let Some((destination, rest)) = head.split_first_chunk::<6>() else {
+                continue;
+            };
+            if let Some(source) = rest.first_chunk::<6>() {
+                self.learn(Address::new(*source), now);
+            }
+            let to = self.find(Address::new(*destination), changes, now);
+            flood |= to == FLOOD;
+            if let Some(frame) = burst.frames.get_mut(position) {
+                frame.to = to;
+            }
+        }
+        flood
+    }
+
+    #[inline]
+    fn learn(&mut self, source: Address, now: u32) {
+        if self.source == (source, now) {
+            return;
+        }
+        self.source = (source, now);
+        match self.ports.pinned.get(&source) {
+            Some(port) if *port != self.number => {}
+            _ => self.switch.table.learn(source, self.number, now),
+        }
+    }
+
+    #[inline]
+    fn find(&mut self, address: Address, changes: u32, now: u32) -> u16 {
+        let at = address.slot(KNOWN);
+        if let Some(known) = self.known.get(at)
+            && known.address == address
+            && known.changes == changes
+            && known.second == now
+        {
+            return known.to;
+        }
+        let to = self.look_up(address, now);
+        if let Some(known) = self.known.get_mut(at) {
+            *known = Known {
+                address,
+                to,
+                changes,
+                second: now,
+            };
+        }
+        to
+    }
+
+    fn look_up(&self, address: Address, now: u32) -> u16 {
+        if address.is_group() {
+            return FLOOD;
+        }
+        let pinned = self.ports.pinned.get(&address).copied();
+        match pinned.or_else(|| self.switch.table.port(address, now)) {
+            Some(port) if port == self.number => NOWHERE,
+            Some(port) => port,
+            None => FLOOD,
+        }
+    }
+
+    /// Delivers the frames that `picks` picks to `port`.
+    #[inline]
+    fn deliver(
+        &self,
+        port: &Core,
+        burst: &mut Burst,
+        memory: &GuestMemory,
+        picks: impl Fn(&Frame) -> bool,
+    ) {
+        let inlets = &port.inlets;
+        let active = port.active_pairs().clamp(1, inlets.len().max(1));
+        if let Some(steering) = port.steering() {
+            for (pair, inlet) in inlets.iter().enumerate().take(active) {
+                let mine = |head: &[u8]| {
+                    let hash = steering.hasher().frame(head);
+                    usize::from(steering.pair(hash)) % active == pair
+                };
+                hand_over(inlet, burst, memory, |frame, head| {
+                    picks(frame) && mine(head)
+                });
+            }
+        } else if let Some(inlet) = inlets.get(usize::from(self.pair) % active) {
+            hand_over(inlet, burst, memory, |frame, _| picks(frame));
+        }
+    }
+}
+
+/// Puts the frames that `picks` picks into a receive queue.
+#[inline]
+fn hand_over(
+    inlet: &Inlet,
+    burst: &mut Burst,
+    memory: &GuestMemory,
+    picks: impl Fn(&Frame, &[u8]) -> bool,
+) {
+    let count = burst.frames.len();
+    let mut position = 0;
+    let mut deadline = None;
+    while position < count {
+        let mut queue = inlet.open(count - position);
+        let before = position;
+        while let Some(frame) = burst.frames.get(position) {
+            if picks(frame, burst.head(position))
+                && let Some(mut frame) = burst.depart(memory, position)
+            {
+                match queue.deliver(&mut frame) {
+                    Outcome::Done => {}
+                    Outcome::Unfit => queue.tally().unsupported.add(1),
+                    Outcome::Starved => break,
+                }
+            }
+            position += 1;
+        }
+        if position >= count {
+            return;
+        }
+        if position != before {
+            deadline = None;
+        }
+        let until = *deadline.get_or_insert_with(|| Instant::now() + PATIENCE);
+        if !queue.is_worth_waiting() || Instant::now() >= until {
+            let left = (position..count).filter(|at| {
+                let frame = burst.frames.get(*at);
+                frame.is_some_and(|frame| picks(frame, burst.head(*at)))
+            });
+            queue.starve(left.count() as u64);
+            return;
+        }
+        drop(queue);
+        for _ in 0..32 {
+            std::hint::spin_loop();
+        }
+    }
+}
