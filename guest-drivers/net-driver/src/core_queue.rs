@@ -148,7 +148,10 @@ impl<T, B: Mmio> CoreQueue<T, B> {
             return Err(item);
         };
         let free = usize::from(self.ring.free_descriptors());
-        let roomy = segments <= DIRECT_MAX && free >= usize::from(self.ring.config().size) / 2;
+        // Receive buffers fill the ring, so they take one descriptor each if they can.
+        let roomy = readable > 0
+            && segments <= DIRECT_MAX
+            && free >= usize::from(self.ring.config().size) / 2;
         let direct = segments == 1 || roomy && free >= segments;
         let table = if direct {
             None
