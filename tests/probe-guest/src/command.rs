@@ -11,7 +11,30 @@ pub(crate) enum Job {
     Sequence,
     Load,
     Balloon,
+    NetInfo,
+    Ping,
+    Udp,
+    Tcp,
+    Flood,
+    Pingpong,
+    Peer,
 }
+
+/// The jobs by their names.
+const JOBS: &[(&str, Job)] = &[
+    ("probe", Job::Probe),
+    ("verify", Job::Verify),
+    ("sequence", Job::Sequence),
+    ("load", Job::Load),
+    ("balloon", Job::Balloon),
+    ("netinfo", Job::NetInfo),
+    ("ping", Job::Ping),
+    ("udp", Job::Udp),
+    ("tcp", Job::Tcp),
+    ("flood", Job::Flood),
+    ("pingpong", Job::Pingpong),
+    ("peer", Job::Peer),
+];
 
 /// A job with its parameters: the common ones first, its own after them.
 pub(crate) struct Task<'a> {
@@ -27,17 +50,13 @@ pub(crate) fn parse(line: &str) -> Vec<Task<'_>> {
         let mut words = common.clone();
         let mut jobs = Vec::new();
         for word in group.split_ascii_whitespace() {
-            match word {
-                "probe" => jobs.push(Job::Probe),
-                "verify" => jobs.push(Job::Verify),
-                "sequence" => jobs.push(Job::Sequence),
-                "load" => jobs.push(Job::Load),
-                "balloon" => jobs.push(Job::Balloon),
-                other => {
+            match JOBS.iter().find(|(name, _)| *name == word) {
+                Some((_, job)) => jobs.push(*job),
+                None => {
                     if index == 0 && jobs.is_empty() {
-                        common.push(other);
+                        common.push(word);
                     }
-                    words.push(other);
+                    words.push(word);
                 }
             }
         }

@@ -2,6 +2,9 @@
 //!
 //! Rule: recording is a shift and an increment.
 
+use crate::json::Line;
+use crate::platform::Platform;
+
 const SUB_BITS: u32 = 5;
 const SUB: usize = 1 << SUB_BITS;
 const BUCKETS: usize = SUB * (64 - SUB_BITS as usize + 1);
@@ -63,6 +66,20 @@ impl Histogram {
             }
         }
         self.max
+    }
+}
+
+impl Histogram {
+    /// Puts what was recorded in ticks into a report, in microseconds with three decimals.
+    pub(crate) fn report(&self, platform: &Platform, line: &mut Line) {
+        let us = |ticks| platform.nanoseconds(ticks);
+        line.thousandths("min_us", us(self.min()))
+            .thousandths("mean_us", us(self.mean()));
+        line.thousandths("p50_us", us(self.percentile(50_000)));
+        line.thousandths("p90_us", us(self.percentile(90_000)));
+        line.thousandths("p99_us", us(self.percentile(99_000)));
+        line.thousandths("p999_us", us(self.percentile(99_900)));
+        line.thousandths("max_us", us(self.max()));
     }
 }
 

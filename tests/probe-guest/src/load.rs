@@ -368,15 +368,7 @@ impl Load<'_> {
             .number("ops", total)
             .number("iops", per_second(total));
         line.thousandths("mib_s", per_second(total * self.shape.bytes) / 1049);
-        // Microseconds with three decimals.
-        let us = |ticks| platform.nanoseconds(ticks);
-        line.thousandths("min_us", us(self.histogram.min()))
-            .thousandths("mean_us", us(self.histogram.mean()));
-        line.thousandths("p50_us", us(self.histogram.percentile(50_000)));
-        line.thousandths("p90_us", us(self.histogram.percentile(90_000)));
-        line.thousandths("p99_us", us(self.histogram.percentile(99_000)));
-        line.thousandths("p999_us", us(self.histogram.percentile(99_900)));
-        line.thousandths("max_us", us(self.histogram.max()));
+        self.histogram.report(platform, &mut line);
         line.number("doorbells", doorbells)
             .number("batches", batches);
         line.number("interrupts", cpu::interrupts())

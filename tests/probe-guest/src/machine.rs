@@ -9,13 +9,19 @@ use crate::command;
 use crate::command::Job;
 use crate::command::Task;
 use crate::cpu;
+use crate::frames;
 use crate::heap;
 use crate::json::Line;
 use crate::load;
+use crate::net;
 use crate::pci;
 use crate::pci::Place;
+use crate::ping;
 use crate::platform::Platform;
 use crate::probe;
+use crate::serve;
+use crate::tcp_load;
+use crate::udp_load;
 use crate::verify;
 
 /// All jobs done, nothing wrong.
@@ -61,7 +67,7 @@ pub(crate) fn run(command_line: &str) -> u8 {
         Line::new("error")
             .text(
                 "what",
-                "The command line names no job: probe, verify or load",
+                "The command line names no job, such as probe, verify, load, ping or tcp",
             )
             .print();
         return EXIT_USAGE;
@@ -90,6 +96,13 @@ fn run_one(machine: &Machine, task: &Task<'_>) -> u8 {
         Job::Sequence => verify::run(machine, task, verify::Extent::StormOnly),
         Job::Load => load::run(machine, task),
         Job::Balloon => balloon::run(machine, task),
+        Job::NetInfo => net::info(machine, task),
+        Job::Ping => ping::run(machine, task),
+        Job::Udp => udp_load::run(machine, task),
+        Job::Tcp => tcp_load::run(machine, task),
+        Job::Flood => frames::flood(machine, task),
+        Job::Pingpong => frames::pingpong(machine, task),
+        Job::Peer => serve::run(machine, task),
     };
     match outcome {
         Ok(()) => EXIT_GOOD,

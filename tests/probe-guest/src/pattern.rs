@@ -60,3 +60,50 @@ pub(crate) fn matches(source: &[u8], sector: u64, generation: u32) -> bool {
 pub(crate) fn is_zero(source: &[u8]) -> bool {
     source.iter().all(|&byte| byte == 0)
 }
+
+/// A word of the endless stream that a seed stands for.
+fn stream_word(seed: u64, index: u64) -> [u8; 8] {
+    mix(seed ^ index).to_le_bytes()
+}
+
+/// Fills a buffer with the bytes of a stream from offset `at` on.
+pub(crate) fn stream_fill(target: &mut [u8], seed: u64, at: u64) {
+    stream_walk(target.len(), seed, at, |range, word| {
+        if let Some(bytes) = target.get_mut(range) {
+            bytes.copy_from_slice(word);
+        }
+        true
+    });
+}
+
+/// Whether a buffer holds the bytes of a stream from offset `at` on.
+pub(crate) fn stream_matches(source: &[u8], seed: u64, at: u64) -> bool {
+    stream_walk(source.len(), seed, at, |range, word| {
+        source.get(range) == Some(word)
+    })
+}
+
+/// Goes over the words of a stream that cover `len` bytes from `at` on, until `each` says no.
+#[inline]
+fn stream_walk(
+    len: usize,
+    seed: u64,
+    at: u64,
+    mut each: impl FnMut(core::ops::Range<usize>, &[u8]) -> bool,
+) -> bool {
+    let mut done = 0;
+    while done < len {
+        let offset = at + done as u64;
+        let word = stream_word(seed, offset / 8);
+        let skip = (offset % 8) as usize;
+        let take = (8 - skip).min(len - done);
+        if !each(
+            done..done + take,
+            word.get(skip..skip + take).unwrap_or_default(),
+        ) {
+            return false;
+        }
+        done += take;
+    }
+    true
+}

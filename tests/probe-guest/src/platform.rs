@@ -51,6 +51,11 @@ impl Buffer {
         }
     }
 
+    /// Bytes that it has room for.
+    pub(crate) fn capacity(&self) -> usize {
+        self.memory.len()
+    }
+
     /// Copies bytes out.
     pub(crate) fn read(&self, offset: usize, out: &mut [u8]) -> bool {
         self.memory.read(offset, out)

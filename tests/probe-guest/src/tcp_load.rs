@@ -1,0 +1,196 @@
+//! The `tcp` job: verified streams to and from a peer for some seconds.
+//!
+//! Rule: what is counted has been acknowledged by the peer or compared here; the connection then ends in order, so that nothing is lost
+//! unseen.
+use alloc::vec;
+use alloc::vec::Vec;
+
+use smoltcp::iface::SocketHandle;
+use smoltcp::socket::tcp;
+use smoltcp::wire::Ipv4Address;
+
+use crate::command::Task;
+use crate::cpu;
+use crate::flow::Flow;
+use crate::flow::Mode;
+use crate::json::Line;
+use crate::machine::Failure;
+use crate::machine::Machine;
+use crate::net::Net;
+use crate::net::PORT;
+use crate::net::STALL_MS;
+use crate::net::peer;
+use crate::workload::number;
+
+/// A socket with buffers of `window` bytes.
+pub(crate) fn socket(window: usize) -> tcp::Socket<'static> {
+    let buffer = || tcp::SocketBuffer::new(vec![0; window]);
+    let mut socket = tcp::Socket::new(buffer(), buffer());
+    socket.set_nagle_enabled(false);
+    socket
+}
+
+/// Bytes of the buffers that a task asks for.
+pub(crate) fn window(task: &Task<'_>) -> Result<usize, Failure> {
+    Ok(number(task, "window", 512 << 10)?.clamp(4096, 16 << 20) as usize)
+}
+
+struct Stream {
+    handle: SocketHandle,
+    flow: Flow,
+    greeted: bool,
+}
+
+struct Tcp<'a> {
+    net: Net<'a>,
+    mode: Mode,
+    seed: u64,
+    streams: Vec<Stream>,
+}
+
+pub(crate) fn run(machine: &Machine, task: &Task<'_>) -> Result<(), Failure> {
+    let mode = Mode::named(task.text("mode").unwrap_or("send"))
+        .ok_or(Failure::new("mode= is one of send receive both quit", 0))?;
+    let peer = peer(task, "peer")?;
+    let seconds = number(task, "seconds", 2)?;
+    let (count, window) = (number(task, "streams", 1)?, window(task)?);
+    let mut tcp = Tcp {
+        net: Net::open(machine, task)?,
+        mode,
+        seed: number(task, "seed", 1)?,
+        streams: Vec::new(),
+    };
+    tcp.connect(peer, count, window)?;
+    Line::new("connected").number("streams", count).print();
+    let start = cpu::tsc();
+    let ticks = machine.platform.ticks(seconds * 1000);
+    while cpu::tsc() - start < ticks && mode != Mode::Quit {
+        tcp.round(true)?;
+    }
+    let (sent, received) = tcp.moved();
+    let ns = machine.platform.nanoseconds(cpu::tsc() - start);
+    tcp.finish()?;
+    tcp.report((sent, received), ns);
+    let bad = tcp.streams.iter().filter(|stream| stream.flow.bad).count();
+    tcp.net.close()?;
+    if bad == 0 {
+        Ok(())
+    } else {
+        Err(Failure::new("Streams came with other bytes", bad as u64))
+    }
+}
+
+impl Tcp<'_> {
+    fn connect(&mut self, peer: Ipv4Address, count: u64, window: usize) -> Result<(), Failure> {
+        for index in 0..count {
+            let mut socket = socket(window);
+            let port = 50_000 + (cpu::tsc() >> 10) as u16 % 10_000 + index as u16;
+            socket
+                .connect(self.net.interface.context(), (peer, PORT), port)
+                .map_err(|_| Failure::new("A connection cannot be opened", index))?;
+            self.streams.push(Stream {
+                handle: self.net.sockets.add(socket),
+                flow: Flow::client(self.mode, self.seed + index),
+                greeted: false,
+            });
+        }
+        let start = cpu::tsc();
+        while self.streams.iter().any(|stream| !stream.greeted) {
+            self.round(false)?;
+            if cpu::tsc() - start > self.net.machine.platform.ticks(STALL_MS) {
+                return Err(Failure::new("The peer does not answer", PORT.into()));
+            }
+        }
+        Ok(())
+    }
+
+    /// One turn of the stack and of every stream; `more` to send.
+    fn round(&mut self, more: bool) -> Result<(), Failure> {
+        self.net.step()?;
+        let stall = self.net.machine.platform.ticks(STALL_MS);
+        for (index, stream) in self.streams.iter_mut().enumerate() {
+            let socket: &mut tcp::Socket<'_> = self.net.sockets.get_mut(stream.handle);
+            if !stream.greeted {
+                if socket.state() == tcp::State::Closed {
+                    return Err(Failure::new("The peer refuses connections", PORT.into()));
+                }
+                if !socket.may_send() {
+                    continue;
+                }
+                let hello = self.mode.hello(self.seed + index as u64);
+                stream.greeted = socket.send_slice(&hello).is_ok();
+            }
+            stream.flow.receive(socket);
+            if more {
+                stream.flow.send(socket);
+            }
+            let gone = more && !socket.is_active();
+            if stream.flow.bad || gone || stream.flow.idle() > stall {
+                let what = match (stream.flow.bad, gone) {
+                    (true, _) => "A stream came with other bytes",
+                    (_, true) => "The peer ended a connection",
+                    _ => "A stream stands still",
+                };
+                return Err(Failure::new(what, stream.flow.received));
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes that the peer has acknowledged, and bytes that came.
+    fn moved(&mut self) -> (u64, u64) {
+        let sockets = &self.net.sockets;
+        self.streams.iter().fold((0, 0), |(out, into), stream| {
+            let waiting = sockets.get::<tcp::Socket<'_>>(stream.handle).send_queue() as u64;
+            let sent = stream.flow.sent.saturating_sub(waiting);
+            (out + sent, into + stream.flow.received)
+        })
+    }
+
+    /// Closes, and waits until the peer has everything and so have we.
+    fn finish(&mut self) -> Result<(), Failure> {
+        for stream in &self.streams {
+            self.net
+                .sockets
+                .get_mut::<tcp::Socket<'_>>(stream.handle)
+                .close();
+        }
+        let start = cpu::tsc();
+        loop {
+            self.round(false)?;
+            let over = |stream: &Stream| {
+                let socket = self.net.sockets.get::<tcp::Socket<'_>>(stream.handle);
+                matches!(socket.state(), tcp::State::Closed | tcp::State::TimeWait)
+            };
+            if self.streams.iter().all(over) {
+                // The last acknowledgement has to go out.
+                return self.net.step();
+            }
+            if cpu::tsc() - start > self.net.machine.platform.ticks(STALL_MS) {
+                return Err(Failure::new("A connection does not end", 0));
+            }
+        }
+    }
+
+    fn report(&self, (sent, received): (u64, u64), ns: u64) {
+        let rate = |bytes: u64| (u128::from(bytes) * 8_000_000 / u128::from(ns.max(1))) as u64;
+        let pause = self.streams.iter().map(|stream| stream.flow.pause).max();
+        let mut line = Line::new("tcp");
+        let mode = match self.mode {
+            Mode::Send => "send",
+            Mode::Receive => "receive",
+            Mode::Both => "both",
+            Mode::Quit => "quit",
+        };
+        line.text("mode", mode)
+            .number("streams", self.streams.len() as u64)
+            .number("ns", ns)
+            .number("sent", sent)
+            .number("received", received);
+        line.thousandths("mbit_s", rate(sent + received));
+        let pause = self.net.machine.platform.nanoseconds(pause.unwrap_or(0));
+        line.number("longest_pause_ms", pause / 1_000_000);
+        self.net.report(&mut line);
+        line.print();
+    }
+}
