@@ -3,6 +3,7 @@
 //! Rule: an error of opening names the command that mends it, where there is one.
 
 use std::io;
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 
@@ -84,6 +85,23 @@ pub enum Error {
         link: String,
         /// What it is.
         what: &'static str,
+    },
+    /// There is no passt to start
+    #[error(
+        "There is no {}: install passt, name it with passt:binary=PATH, or choose another link",
+        program.display()
+    )]
+    NoPasst {
+        /// What was looked for.
+        program: PathBuf,
+    },
+    /// passt does not work
+    #[error("Cannot use passt: {what}")]
+    Passt {
+        /// What does not work.
+        what: String,
+        /// Why.
+        source: io::Error,
     },
     /// A system call failed
     #[error("{call} failed")]

@@ -7,6 +7,7 @@ mod confined;
 mod error;
 mod link;
 mod null;
+mod passt;
 mod ready;
 mod source;
 mod spans;
@@ -33,6 +34,9 @@ pub use spec::LinkSpec;
 pub use spec::PasstSpec;
 pub use spec::TapSpec;
 
+/// Codes of ioctl(2) that links use while frames flow: offloads and queues of TAP interfaces.
+pub const IOCTLS: &[u64] = &[libc::TUNSETOFFLOAD, libc::TUNSETQUEUE];
+
 /// Opens the link that `spec` describes, one end per queue pair. To be called before the process is confined: it opens
 /// devices and starts programs.
 ///
@@ -48,7 +52,8 @@ pub fn open(spec: &LinkSpec, pairs: u16) -> Result<Vec<Box<dyn Link>>, Error> {
             .collect(),
         LinkSpec::Tap(tap) => tap::open(tap, pairs),
         LinkSpec::Fd(numbers) => inherited(spec, numbers, pairs),
-        LinkSpec::Passt(_) | LinkSpec::Packet(_) => Err(Error::Open {
+        LinkSpec::Passt(passt) => passt::open(passt, pairs),
+        LinkSpec::Packet(_) => Err(Error::Open {
             link: spec.to_string(),
             source: io::ErrorKind::Unsupported.into(),
         }),
@@ -68,7 +73,22 @@ fn inherited(spec: &LinkSpec, numbers: &[i32], pairs: u16) -> Result<Vec<Box<dyn
         link: spec.to_string(),
         source: errno.into(),
     })?;
-    tap::adopt(files, spec)
+    let is_socket = |file: &OwnedFd| {
+        let mode = nix::sys::stat::fstat(file).map(|stat| stat.st_mode & libc::S_IFMT);
+        mode == Ok(libc::S_IFSOCK)
+    };
+    if !files.iter().any(is_socket) {
+        return tap::adopt(files, spec);
+    }
+    let mut files = files.into_iter();
+    match (files.next(), files.next()) {
+        (Some(socket), None) => passt::adopt(socket),
+        _ => Err(Error::Pairs {
+            link: spec.to_string(),
+            max: 1,
+            asked: pairs,
+        }),
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Copies into the spans that a caller lends.
 //!
 //! Rule: an entry of an `IoVecs` is memory of a guest that the caller holds, so that only its length is checked here.
-#![expect(unsafe_code, reason = "copies to guest memory")]
+#![expect(unsafe_code, reason = "copies to and from guest memory")]
 
 use guest_memory::IoVecs;
 
@@ -33,4 +33,20 @@ pub(crate) fn write(into: &IoVecs, parts: &[&[u8]]) -> bool {
         }
     }
     true
+}
+
+/// Appends the bytes of a span to `out`.
+pub(crate) fn append(span: &libc::iovec, out: &mut Vec<u8>) {
+    if span.iov_len == 0 {
+        return;
+    }
+    out.reserve(span.iov_len);
+    let end = out.len();
+    let target = out.spare_capacity_mut().as_mut_ptr().cast::<u8>();
+    let source = span.iov_base.cast::<u8>();
+    // SAFETY: the span is mapped, the target has room for as many bytes and is ours. The guest may write meanwhile; any
+    // mixture of bytes is a valid u8 sequence.
+    unsafe { std::ptr::copy_nonoverlapping(source, target, span.iov_len) };
+    // SAFETY: that many bytes behind the old end were written just now.
+    unsafe { out.set_len(end + span.iov_len) };
 }

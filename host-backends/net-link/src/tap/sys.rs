@@ -121,6 +121,21 @@ pub(crate) unsafe fn writev(fd: BorrowedFd<'_>, buffers: &[libc::iovec]) -> Resu
     usize::try_from(put).map_err(|_| Errno::last())
 }
 
+/// Writes to a stream socket from `buffers`, without waiting and without SIGPIPE; returns the bytes written.
+///
+/// # Safety
+/// Every buffer must be mapped memory until the call returns.
+pub(crate) unsafe fn sendmsg(fd: BorrowedFd<'_>, buffers: &[libc::iovec]) -> Result<usize, Errno> {
+    // SAFETY: a struct of plain integers and pointers, for which zeros are valid.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = buffers.as_ptr().cast_mut();
+    message.msg_iovlen = buffers.len();
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the message points to the list, which lives across the call; the caller vouches for the buffers.
+    let put = unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const message, flags) };
+    usize::try_from(put).map_err(|_| Errno::last())
+}
+
 /// Whether an interface of that name exists in our network namespace.
 pub(crate) fn interface_exists(name: &str) -> bool {
     interface_index(name).is_ok()

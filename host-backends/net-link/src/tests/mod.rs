@@ -4,6 +4,7 @@
 
 mod frames;
 mod namespace;
+mod passt;
 mod source;
 mod spec;
 mod tap;
