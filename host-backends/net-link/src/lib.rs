@@ -34,9 +34,6 @@ pub use spec::LinkSpec;
 pub use spec::PasstSpec;
 pub use spec::TapSpec;
 
-/// Codes of ioctl(2) that links use while frames flow: offloads and queues of TAP interfaces.
-pub const IOCTLS: &[u64] = &[libc::TUNSETOFFLOAD, libc::TUNSETQUEUE];
-
 /// Opens the link that `spec` describes, one end per queue pair. To be called before the process is confined: it opens
 /// devices and starts programs.
 ///
