@@ -167,6 +167,11 @@ impl NetDevice {
         &self.port
     }
 
+    #[cfg(test)]
+    pub(crate) fn control(&self) -> &Control {
+        &self.control
+    }
+
     /// The address that the guest has now.
     pub fn mac(&self) -> MacAddress {
         self.port.state().receive.mac
