@@ -2,6 +2,7 @@
 //!
 //! One rule: a benchmark reports what it measured; it never judges and never retries for a better figure.
 
+mod balloon;
 mod client;
 mod cpu;
 mod job;
@@ -40,6 +41,8 @@ enum Command {
     Block(matrix::BlockArgs),
     /// The network daemon against DPDK's vhost and against the host's own TAP.
     Net(net::NetArgs),
+    /// The balloon daemon against QEMU's own balloon.
+    Balloon(balloon::BalloonArgs),
     /// One job straight on a file, with no daemon: the baseline.
     Native(NativeArgs),
     /// One job against a running vhost-user-blk socket.
@@ -113,6 +116,7 @@ fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Block(args) => matrix::run(&args),
         Command::Net(args) => net::run(&args),
+        Command::Balloon(args) => balloon::run(&args),
         Command::Native(args) => {
             cpu::pin(args.job.cpu)?;
             let job = args.job.job();

@@ -44,6 +44,22 @@ pub fn run(args: &Args) -> anyhow::Result<bool> {
     let programs = vm::paths::target().join("release");
     let mut command = std::process::Command::new(programs.join("paravane-bench"));
     command.current_dir(shell::root()).args(words);
+    if words.iter().any(|word| word == "balloon") && !words.iter().any(|w| w.starts_with("--guest"))
+    {
+        if !shell::show(&mut shell::cargo(&[
+            "build",
+            "--locked",
+            "--profile",
+            "probe",
+            "-p",
+            "probe-guest",
+        ]))? {
+            return Ok(false);
+        }
+        command
+            .arg("--guest")
+            .arg(vm::paths::target().join("probe/probe-guest"));
+    }
     let given = words.iter().any(|word| word.starts_with("--daemon"));
     if let Some((_, _, program)) = daemon
         && !given
