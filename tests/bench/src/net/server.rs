@@ -38,10 +38,10 @@ impl Daemon {
         cpu: usize,
         folder: &Path,
     ) -> Result<Self> {
-        let mut config = String::new();
+        let mut config = String::from("[[switch]]\nname = \"bench\"\n");
         for card in cards {
             config += &format!(
-                "[[device]]\nsocket-path = \"{}\"\nlink = \"{}\"\nqueue-size = 1024\npacked-ring = {packed}\n",
+                "[[device]]\nsocket-path = \"{}\"\nlink = \"{}\"\nqueue-size = 1024\npacked = {packed}\n",
                 card.socket.display(),
                 card.link
             );

@@ -54,8 +54,10 @@ impl Testpmd {
         // Its runtime files: each process has a folder of its own.
         let dir = tempfile::tempdir()?;
         let main = usize::from(spec.cpu == 0);
-        let mut command = Command::new("dpdk-testpmd");
+        // Statistics are printed to a file: line by line, or they would come at the end. `stdbuf` replaces itself.
+        let mut command = Command::new("stdbuf");
         command
+            .args(["-oL", "dpdk-testpmd"])
             .env("XDG_RUNTIME_DIR", dir.path())
             .env("RUNTIME_DIRECTORY", dir.path())
             .args([
