@@ -157,6 +157,30 @@ fn a_connected_front_end_does_not_keep_it_from_ending() {
 }
 
 #[test]
+fn the_end_of_standard_input_ends_it_when_told_so() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let socket = dir.path().join("s");
+    let mut child = program()
+        .args(["--end-with-stdin", "--memory-disk", "1M", "--socket-path"])
+        .arg(&socket)
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the daemon starts");
+    let mut input = child.stdin.take().expect("its input");
+    input.write_all(b"nothing that counts\n").expect("a write");
+    let start = Instant::now();
+    while UnixStream::connect(&socket).is_err() {
+        assert!(start.elapsed() < PATIENCE);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(child.try_wait().expect("a child").is_none());
+    drop(input);
+    assert_eq!(child.wait().expect("its end").code(), Some(0));
+    assert!(!socket.exists());
+}
+
+#[test]
 fn after_kill_nine_it_starts_again_on_the_same_paths() {
     let dir = tempfile::tempdir().expect("a directory");
     let image = image(&dir);

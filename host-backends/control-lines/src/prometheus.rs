@@ -28,12 +28,8 @@ impl Exposition {
     /// the key is among `gauges` or the value true or false. Objects inside add their key to the name, arrays a
     /// label of their name with the index; arrays right inside arrays are left out.
     pub fn add(&mut self, subject: &str, labels: Labels<'_>, object: &Value, gauges: &[&str]) {
-        let mut written = String::new();
-        for (name, value) in labels {
-            let comma = if written.is_empty() { "" } else { "," };
-            let _ = write!(written, "{comma}{}=\"{}\"", identifier(name), escape(value));
-        }
-        self.walk(&identifier(subject), "", &written, object, gauges);
+        let labels = write_labels(labels);
+        self.walk(&identifier(subject), "", &labels, object, gauges);
     }
 
     fn walk(&mut self, subject: &str, key: &str, labels: &str, value: &Value, gauges: &[&str]) {
@@ -76,15 +72,58 @@ impl Exposition {
         if !gauge && !name.ends_with("_total") {
             name.push_str("_total");
         }
-        let braces = if labels.is_empty() {
-            String::new()
-        } else {
-            format!("{{{labels}}}")
-        };
-        let line = format!("{name}{braces} {number}\n");
         let kind = if gauge { "gauge" } else { "counter" };
+        self.push(&name, kind, labels, number);
+    }
+
+    /// Adds what another process has written, each sample with `labels` before its own. Lines that are not as this
+    /// module writes them are left out.
+    pub fn absorb(&mut self, text: &str, labels: Labels<'_>) {
+        let added = write_labels(labels);
+        let mut kinds = BTreeMap::new();
+        for line in text.lines() {
+            let words: Vec<&str> = line.split(' ').collect();
+            match words.as_slice() {
+                ["#", "TYPE", name, "counter"] if is_name(name) => kinds.insert(*name, "counter"),
+                ["#", "TYPE", name, "gauge"] if is_name(name) => kinds.insert(*name, "gauge"),
+                _ => {
+                    self.absorb_sample(line, &added, &kinds);
+                    None
+                }
+            };
+        }
+    }
+
+    fn absorb_sample(&mut self, line: &str, added: &str, kinds: &BTreeMap<&str, &'static str>) {
+        let Some((sample, number)) = line.rsplit_once(' ') else {
+            return;
+        };
+        let (name, own) = match sample.split_once('{') {
+            Some((name, rest)) => match rest.strip_suffix('}') {
+                Some(own) => (name, own),
+                None => return,
+            },
+            None => (sample, ""),
+        };
+        let (Some(kind), true) = (kinds.get(name), number.parse::<f64>().is_ok()) else {
+            return;
+        };
+        let comma = if added.is_empty() || own.is_empty() {
+            ""
+        } else {
+            ","
+        };
+        self.push(name, kind, &format!("{added}{comma}{own}"), number);
+    }
+
+    fn push(&mut self, name: &str, kind: &'static str, labels: &str, number: &str) {
+        let line = if labels.is_empty() {
+            format!("{name} {number}\n")
+        } else {
+            format!("{name}{{{labels}}} {number}\n")
+        };
         self.families
-            .entry(name)
+            .entry(name.to_owned())
             .or_insert(Family {
                 kind,
                 samples: Vec::new(),
@@ -102,6 +141,19 @@ impl Exposition {
         }
         text
     }
+}
+
+fn write_labels(labels: Labels<'_>) -> String {
+    let mut written = String::new();
+    for (name, value) in labels {
+        let comma = if written.is_empty() { "" } else { "," };
+        let _ = write!(written, "{comma}{}=\"{}\"", identifier(name), escape(value));
+    }
+    written
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && identifier(name) == name
 }
 
 /// `name` with what the format does not allow in names made `_`.
@@ -169,6 +221,33 @@ mod tests {
              # TYPE paravane_net_receive_frames_total counter\n\
              paravane_net_receive_frames_total{device=\"net0\"} 7\n\
              paravane_net_receive_frames_total{device=\"net1\"} 7\n"
+        );
+    }
+
+    #[test]
+    fn what_others_wrote_keeps_its_families_and_gains_labels() {
+        let mut daemon = Exposition::default();
+        daemon.add("net", &[("device", "a b\"")], &json!({"frames": 7}), &[]);
+        daemon.add("pool", &[], &json!({"bytes": 5}), &["bytes"]);
+        let mut text = Exposition::default();
+        for vm in ["web", "db"] {
+            let more =
+                "rubbish\nparavane_x_total 1\n# TYPE a{ counter\n# TYPE y gauge\ny{ 1\ny z\n";
+            text.absorb(&(daemon.text() + more), &[("vm", vm)]);
+        }
+        text.absorb(
+            "# TYPE paravane_pool_bytes gauge\nparavane_pool_bytes 6\n",
+            &[],
+        );
+        assert_eq!(
+            text.text(),
+            "# TYPE paravane_net_frames_total counter\n\
+             paravane_net_frames_total{vm=\"web\",device=\"a b\\\"\"} 7\n\
+             paravane_net_frames_total{vm=\"db\",device=\"a b\\\"\"} 7\n\
+             # TYPE paravane_pool_bytes gauge\n\
+             paravane_pool_bytes{vm=\"web\"} 5\n\
+             paravane_pool_bytes{vm=\"db\"} 5\n\
+             paravane_pool_bytes 6\n"
         );
     }
 

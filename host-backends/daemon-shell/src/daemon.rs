@@ -194,6 +194,9 @@ fn serve(
         control_lines::serve(listener, commands.clone())?;
     }
     tracing::info!(devices = commands.units.len(), "ready");
+    if process.end_with_stdin == Some(true) {
+        end_with_stdin(&shutdown)?;
+    }
     wait(&mut signals, &mut alive, &commands)?;
     let failed = threads
         .into_iter()
@@ -263,6 +266,25 @@ fn spawn(
     };
     let thread = std::thread::Builder::new().name(format!("serve {}", unit.name));
     thread.spawn(body).map_err(thread_error)
+}
+
+/// Starts the thread that shuts down when standard input ends.
+fn end_with_stdin(shutdown: &ShutdownHandle) -> Result<(), Error> {
+    let shutdown = shutdown.clone();
+    let body = move || {
+        // What comes means nothing; an error is an end like any other.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        tracing::info!("standard input has ended, stopping");
+        shutdown.shutdown();
+    };
+    let thread = std::thread::Builder::new().name("stdin".to_owned());
+    thread
+        .spawn(body)
+        .map(drop)
+        .map_err(|source| Error::Thread {
+            name: "stdin",
+            source,
+        })
 }
 
 /// Until all serving threads have ended, by themselves or because they were asked to.

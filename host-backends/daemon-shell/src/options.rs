@@ -35,6 +35,10 @@ pub struct ProcessSpec {
     #[arg(long, value_enum, help_heading = "Process")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<Sandbox>,
+    /// End, as at SIGTERM, when standard input ends: when whoever holds its other end is gone, killed or not.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", help_heading = "Process")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_with_stdin: Option<bool>,
 }
 
 impl ProcessSpec {
@@ -46,6 +50,7 @@ impl ProcessSpec {
             log: self.log.or(other.log),
             log_format: self.log_format.or(other.log_format),
             sandbox: self.sandbox.or(other.sandbox),
+            end_with_stdin: self.end_with_stdin.or(other.end_with_stdin),
         }
     }
 }

@@ -245,6 +245,11 @@ impl Controls {
         let _ = self.stopper.send(Stop::Requested);
     }
 
+    /// Resets the machine as the guest could: ends the current or next [`Machine::run`] with [`Stop::Reset`].
+    pub fn reset(&self) {
+        let _ = self.stopper.send(Stop::Reset("the control socket"));
+    }
+
     /// Presses the power button. False if the guest does not listen to it.
     pub fn press_power_button(&self) -> bool {
         self.power.press_power_button()

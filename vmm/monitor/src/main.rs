@@ -3,13 +3,21 @@
 //! One rule: parse, validate, run, exit code; the work is in the modules.
 
 mod console;
+mod control;
+mod ctl;
+mod daemons;
+mod devices;
 mod exit;
+mod home;
+mod keeper;
 mod loader;
 mod options;
 mod run;
 mod sandbox;
 mod signals;
 mod status;
+mod surroundings;
+mod survey;
 mod vm_config;
 
 use std::path::PathBuf;
@@ -18,7 +26,9 @@ use clap::CommandFactory;
 use clap::Parser;
 use clap::Subcommand;
 
+use crate::ctl::CtlOptions;
 use crate::options::RunOptions;
+use crate::survey::StatusOptions;
 
 /// Runs virtual machines whose devices are served by vhost-user daemons.
 #[derive(Parser)]
@@ -33,6 +43,15 @@ enum Command {
     /// Starts a virtual machine and stays until it ends.
     #[command(after_help = options::RUN_HELP)]
     Run(Box<RunOptions>),
+    /// Shows running VMs, their devices, daemons and counters.
+    #[command(after_help = options::STATUS_HELP)]
+    Status(StatusOptions),
+    /// Says something to a VM or a daemon.
+    #[command(after_help = options::CTL_HELP)]
+    Ctl(CtlOptions),
+    /// Keeps the daemons of a VM (`paravane run` calls it).
+    #[command(hide = true)]
+    Keep,
     /// Writes the man pages into a folder (for packagers; `cargo xtask man` calls it).
     #[command(hide = true)]
     Man {
@@ -53,6 +72,9 @@ fn main() {
     });
     let code = match cli.command {
         Command::Run(options) => run::run(*options),
+        Command::Status(options) => survey::run(&options),
+        Command::Ctl(options) => ctl::run(&options),
+        Command::Keep => keeper::run(),
         Command::Man { folder } => match clap_mangen::generate_to(Cli::command(), folder) {
             Ok(()) => exit::SUCCESS,
             Err(error) => {

@@ -8,12 +8,24 @@ use std::str::FromStr;
 use clap::Args;
 use clap::ValueEnum;
 use serde::Deserialize;
+use toml::Table;
+
+use crate::devices;
 
 pub(crate) const EXAMPLES: &str = "\
-Example:
-  paravane-blockd --socket-path /run/disk.sock --path disk.img &
-  paravane run --kernel vmlinux --initrd initrd.img --cmdline 'console=ttyS0 root=/dev/vda' \\
-      --memory 1G --cpus 2 --disk socket=/run/disk.sock";
+Examples:
+  A VM with a disk, user-mode networking and a balloon; their daemons start and end with it:
+    paravane run --kernel vmlinux --cmdline 'console=ttyS0 root=/dev/vda' --memory 1G --cpus 2 \\
+        --disk path=disk.img --net link=passt --balloon
+
+  The same from a file, and how it fares:
+    paravane run vm.toml
+    paravane status
+    paravane ctl web set net0 link=down
+
+  With a daemon that runs already:
+    paravane-blockd --socket-path /run/disk.sock --path disk.img &
+    paravane run --kernel vmlinux --initrd initrd.img --disk socket=/run/disk.sock";
 
 pub(crate) const RUN_HELP: &str = "\
 The VM's description, as flags or as a TOML file with the same names:
@@ -23,8 +35,22 @@ The VM's description, as flags or as a TOML file with the same names:
   memory = \"1G\"
   cpus = 2
   [[disk]]
-  socket = \"/run/disk.sock\"     # a vhost-user-blk backend
+  path = \"disk.img\"            # keys of paravane-blockd: one is started for the VM's disks
   queues = 2
+  [[disk]]
+  socket = \"/run/disk.sock\"     # or a vhost-user-blk backend that runs
+  [[net]]
+  link = \"passt\"               # keys of paravane-netd, or a socket
+  [balloon]
+  floor = \"256M\"               # keys of paravane-balloond, or a socket
+
+A device with a socket has the keys name, queues (disk), queue-size, packed, mtu (net). Without one, name, queues,
+queue-size and packed are the VMM's and all others the daemon's; paravane-blockd --help and so on list them. The
+daemons' programs are looked for in PARAVANE_BIN_DIR, beside this one, and in PATH. One that dies is started again and
+the guest goes on; all of them end with the VM, however it ends. Their logs come out here (PARAVANE_LOG chooses).
+
+While it runs, the VM has a folder with a control socket in PARAVANE_RUNTIME_DIR, XDG_RUNTIME_DIR/paravane,
+/run/paravane (root) or /tmp/paravane-UID, by which status and ctl find it.
 
 On a terminal the guest gets every key; Ctrl-A x ends the VM, Ctrl-A Ctrl-A sends Ctrl-A.
 SIGTERM and SIGINT press the power button and end the VM after --shutdown-timeout seconds, or at once if the guest
@@ -36,6 +62,26 @@ Exit codes:
   69   KVM or a backend is not there   70   KVM cannot go on with the guest
   N    with --debug-exit: the byte that the guest wrote to port 0xf4";
 
+pub(crate) const CTL_HELP: &str = "\
+Commands of a VM:
+  status, metrics, prometheus            how it and its devices fare
+  set DEVICE KEY=VALUE ...               changes a device while it runs (daemons that the VM has started)
+  resize DEVICE [BYTES]                  takes on an image's new size
+  power-button, reset, stop              as on the machine's front
+Commands of a daemon: status, metrics, prometheus, set, resize, stop.
+
+Examples:
+  paravane ctl web set net0 link=down
+  paravane ctl web/netd metrics
+  paravane ctl /run/paravane/balloond.control set vm1 target=1G
+
+Exit codes: 0 done, 1 refused, 64 wrong usage, 69 nobody answers";
+
+pub(crate) const STATUS_HELP: &str = "\
+Shows all running VMs of this user, or those that are named, or what answers on the control sockets that are named.
+
+Exit codes: 0, or 69 if something that was named does not answer";
+
 /// Flags of `paravane run`; the TOML file has the same keys.
 #[derive(Debug, Default, Clone, Args, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
@@ -44,7 +90,7 @@ pub(crate) struct RunOptions {
     #[arg(value_name = "VM.TOML")]
     #[serde(skip)]
     pub(crate) file: Option<PathBuf>,
-    /// Name of the VM, for messages.
+    /// Name of the VM; no two of a user's running VMs have the same [default: the kernel's and the process's].
     #[arg(long)]
     pub(crate) name: Option<String>,
     /// Kernel: a 64-bit ELF file with a PVH entry point.
@@ -62,9 +108,23 @@ pub(crate) struct RunOptions {
     /// Number of vCPUs [default: 1].
     #[arg(long, value_name = "N")]
     pub(crate) cpus: Option<u32>,
-    /// A disk, may be repeated: `socket=PATH[,queues=N][,queue-size=N][,packed=on]`.
-    #[arg(long, value_name = "KEY=VALUE,...")]
-    pub(crate) disk: Vec<DiskOptions>,
+    /// A disk, may be repeated: `socket=PATH[,queues=N][,queue-size=N][,packed=on]` of a daemon that runs, or keys of
+    /// one that is started, such as `path=IMAGE,cache=none,queues=4`.
+    #[arg(long, value_name = "KEY=VALUE,...", value_parser = devices::table)]
+    pub(crate) disk: Vec<Table>,
+    /// A network, may be repeated: `socket=PATH[,queue-size=N][,packed=on][,mtu=N]`, or keys of the daemon, such as
+    /// `link=passt` or `link=tap:vmtap0,queue-pairs=2`.
+    #[arg(long, value_name = "KEY=VALUE,...", value_parser = devices::table)]
+    pub(crate) net: Vec<Table>,
+    /// A memory balloon: `socket=PATH[,packed=on]`, or keys of the daemon, such as `floor=512M`.
+    #[arg(
+        long,
+        value_name = "KEY=VALUE,...",
+        num_args = 0..=1,
+        default_missing_value = "",
+        value_parser = devices::table
+    )]
+    pub(crate) balloon: Option<Table>,
     /// Serial port: stdio, off, or file:PATH [default: stdio].
     #[arg(long, value_name = "WHERE")]
     pub(crate) serial: Option<Serial>,
@@ -84,75 +144,6 @@ pub(crate) struct RunOptions {
     #[arg(long)]
     #[serde(skip)]
     pub(crate) json: bool,
-}
-
-/// One disk.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub(crate) struct DiskOptions {
-    /// Socket of the vhost-user-blk backend.
-    pub(crate) socket: PathBuf,
-    /// Request queues.
-    #[serde(default = "one")]
-    pub(crate) queues: u16,
-    /// Entries per queue, a power of two.
-    #[serde(default = "queue_size")]
-    pub(crate) queue_size: u16,
-    /// Offer packed rings, if the backend does.
-    #[serde(default)]
-    pub(crate) packed: bool,
-}
-
-fn one() -> u16 {
-    1
-}
-
-fn queue_size() -> u16 {
-    256
-}
-
-impl FromStr for DiskOptions {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let mut disk = Self {
-            socket: PathBuf::new(),
-            queues: one(),
-            queue_size: queue_size(),
-            packed: false,
-        };
-        for part in text.split(',') {
-            let (key, value) = part
-                .split_once('=')
-                .ok_or_else(|| format!("{part:?} is not KEY=VALUE"))?;
-            let number = || {
-                value
-                    .parse()
-                    .map_err(|_| format!("{key}={value}: not a number up to 65535"))
-            };
-            match key {
-                "socket" => disk.socket = value.into(),
-                "queues" => disk.queues = number()?,
-                "queue-size" => disk.queue_size = number()?,
-                "packed" => {
-                    disk.packed = match value {
-                        "on" | "true" => true,
-                        "off" | "false" => false,
-                        _ => return Err(format!("packed={value}: not on or off")),
-                    }
-                }
-                _ => {
-                    return Err(format!(
-                        "{key:?} is none of socket, queues, queue-size, packed"
-                    ));
-                }
-            }
-        }
-        if disk.socket.as_os_str().is_empty() {
-            return Err("socket=PATH is missing".to_owned());
-        }
-        Ok(disk)
-    }
 }
 
 /// Bytes of memory.

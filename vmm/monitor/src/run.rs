@@ -6,6 +6,9 @@ use std::fs::File;
 use std::io::IsTerminal;
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use machine::Entry;
@@ -18,9 +21,15 @@ use virtio_spec::feature;
 
 use crate::console;
 use crate::console::RawTerminal;
+use crate::control::DeviceEntry;
+use crate::control::VmControl;
+use crate::daemons;
+use crate::devices::Device;
+use crate::devices::Kind;
 use crate::exit;
+use crate::home;
+use crate::home::Home;
 use crate::loader;
-use crate::options::DiskOptions;
 use crate::options::OnReset;
 use crate::options::RunOptions;
 use crate::options::Serial;
@@ -28,20 +37,28 @@ use crate::sandbox;
 use crate::signals;
 use crate::status::Event;
 use crate::status::Status;
+use crate::surroundings::Surroundings;
 use crate::vm_config;
 use crate::vm_config::VmConfig;
 
 /// Why a VM did not run, or not to its end.
 #[derive(Debug, thiserror::Error)]
-enum Error {
+pub(crate) enum Error {
     #[error("{0}")]
     Usage(String),
     #[error(transparent)]
     Load(#[from] loader::Error),
     #[error(transparent)]
     Machine(#[from] machine::Error),
-    #[error("Disk at {socket}: {source}")]
-    Disk {
+    #[error(transparent)]
+    Home(#[from] home::Error),
+    #[error(transparent)]
+    Daemons(#[from] daemons::Error),
+    #[error(transparent)]
+    Control(#[from] control_lines::Error),
+    #[error("Device {name} at {socket}: {source}")]
+    Device {
+        name: String,
         socket: String,
         source: vhost_user_frontend::Error,
     },
@@ -67,9 +84,14 @@ impl Error {
             Self::Usage(_) => exit::USAGE,
             Self::Load(_) | Self::Serial { .. } => exit::NO_INPUT,
             Self::Machine(machine::Error::Cpus { .. }) => exit::USAGE,
-            Self::Machine(_) | Self::Disk { .. } | Self::Process { .. } | Self::Sandbox(_) => {
-                exit::UNAVAILABLE
-            }
+            Self::Home(home::Error::Taken(_) | home::Error::Name(_)) => exit::USAGE,
+            Self::Daemons(error) => error.exit_code(),
+            Self::Machine(_)
+            | Self::Home(_)
+            | Self::Control(_)
+            | Self::Device { .. }
+            | Self::Process { .. }
+            | Self::Sandbox(_) => exit::UNAVAILABLE,
             Self::Guest(_) => exit::FAILED,
         }
     }
@@ -128,6 +150,8 @@ fn run_to_end(options: RunOptions, status: Status) -> Result<(&'static str, u8),
     let config = vm_config::resolve(options).map_err(Error::Usage)?;
     loader::check(&config)?;
     let process = |what| move |source| Error::Process { what, source };
+    // Dropped after the machine, whose devices let their backends finish what is in flight.
+    let mut surroundings = Surroundings::make(&config, status)?;
     let signals = signals::block().map_err(|error| process("signals")(error.into()))?;
     let mut machine = Machine::new(MachineSpec {
         memory: config.memory,
@@ -140,10 +164,14 @@ fn run_to_end(options: RunOptions, status: Status) -> Result<(&'static str, u8),
             .into_iter()
             .flatten()
             .collect();
-        sandbox::close(&readable)?;
+        sandbox::close(&readable, surroundings.home_path())?;
     }
-    for disk in &config.disks {
-        add_disk(&mut machine, disk)?;
+    surroundings
+        .follow()
+        .map_err(process("the daemons' thread"))?;
+    let mut devices = Vec::new();
+    for device in &config.devices {
+        devices.push(add_device(&mut machine, device, surroundings.home())?);
     }
     // Before the terminal changes, so that a wrong kernel is reported on a sane one.
     machine.reset()?;
@@ -151,17 +179,40 @@ fn run_to_end(options: RunOptions, status: Status) -> Result<(&'static str, u8),
     let controls = machine.controls();
     signals::watch(signals, controls.clone(), config.shutdown_timeout, status)
         .map_err(process("the signal thread"))?;
+    let resets = Arc::new(AtomicU64::new(0));
+    let control = VmControl {
+        name: surroundings.name(&config),
+        cpus: config.cpus,
+        memory: config.memory,
+        started: Instant::now(),
+        controls: controls.clone(),
+        devices,
+        daemons: surroundings.roll(),
+        resets: Arc::clone(&resets),
+        report: status,
+    };
+    surroundings.serve(control)?;
     let _terminal = (config.serial == Serial::Stdio).then(RawTerminal::enter);
     if config.serial == Serial::Stdio {
         console::feed(controls).map_err(process("the console thread"))?;
     }
+    report_start(&config, status);
+    serve(&mut machine, entry, &config, status, &resets)
+}
+
+fn report_start(config: &VmConfig, status: Status) {
+    let count = |kind| {
+        let devices = config.devices.iter();
+        devices.filter(|device| device.kind == kind).count()
+    };
     status.report(&Event::Started {
         name: &config.name,
         cpus: config.cpus,
         memory: config.memory,
-        disks: config.disks.len(),
+        disks: count(Kind::Disk),
+        nets: count(Kind::Net),
+        balloon: count(Kind::Balloon) != 0,
     });
-    serve(&mut machine, entry, &config, status)
 }
 
 /// Runs the guest, again after each reset, until it ends.
@@ -170,6 +221,7 @@ fn serve(
     first: Entry,
     config: &VmConfig,
     status: Status,
+    resets: &AtomicU64,
 ) -> Result<(&'static str, u8), Error> {
     let mut entry = first;
     loop {
@@ -180,6 +232,7 @@ fn serve(
             Stop::Failed(text) => return Err(Error::Guest(text)),
             Stop::Reset(cause) => {
                 status.report(&Event::Reset { cause });
+                resets.fetch_add(1, Ordering::Relaxed);
                 if config.on_reset == OnReset::Exit {
                     return Ok(("reset", exit::SUCCESS));
                 }
@@ -205,19 +258,41 @@ fn create(path: &Path) -> Result<File, Error> {
     })
 }
 
-fn add_disk(machine: &mut Machine, disk: &DiskOptions) -> Result<(), Error> {
-    let mut spec = FrontendSpec::block(&disk.socket);
-    spec.queues = disk.queues;
-    spec.queue_size = disk.queue_size;
-    if !disk.packed {
+fn add_device(
+    machine: &mut Machine,
+    device: &Device,
+    home: Option<&Home>,
+) -> Result<DeviceEntry, Error> {
+    let socket = daemons::socket(device, home);
+    let mut spec = match device.kind {
+        Kind::Disk => FrontendSpec {
+            queues: device.queues,
+            ..FrontendSpec::block(&socket)
+        },
+        Kind::Net => FrontendSpec {
+            mtu: device.mtu,
+            ..FrontendSpec::net(&socket)
+        },
+        Kind::Balloon => FrontendSpec::balloon(&socket),
+    };
+    spec.queue_size = device.queue_size;
+    if !device.packed {
         spec.features &= !feature::RING_PACKED;
     }
     let interrupts = machine.interrupts();
-    let device = VhostUserDevice::connect(&spec, machine.ram(), &interrupts, machine.doorbells())
-        .map_err(|source| Error::Disk {
-        socket: disk.socket.display().to_string(),
-        source,
-    })?;
-    machine.add_function(Box::new(device))?;
-    Ok(())
+    let function = VhostUserDevice::connect(&spec, machine.ram(), &interrupts, machine.doorbells())
+        .map_err(|source| Error::Device {
+            name: device.name.clone(),
+            socket: socket.display().to_string(),
+            source,
+        })?;
+    let session = Arc::downgrade(function.session());
+    machine.add_function(Box::new(function))?;
+    Ok(DeviceEntry {
+        name: device.name.clone(),
+        kind: device.kind,
+        control: daemons::control(device, home),
+        socket,
+        session,
+    })
 }

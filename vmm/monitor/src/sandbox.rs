@@ -4,6 +4,7 @@
 //! a backend is spoken to, so that every thread is inside.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::path::PathBuf;
 
 use landlock::ABI;
@@ -51,6 +52,11 @@ const CALLS: &[c_long] = &[
     libc::SYS_fcntl,
     libc::SYS_dup,
     libc::SYS_dup3,
+    // The control socket and its folder at the end.
+    libc::SYS_unlink,
+    libc::SYS_unlinkat,
+    libc::SYS_rmdir,
+    libc::SYS_flock,
     libc::SYS_fallocate,
     libc::SYS_ftruncate,
     libc::SYS_memfd_create,
@@ -64,6 +70,7 @@ const CALLS: &[c_long] = &[
     // The backends' sockets.
     libc::SYS_socketpair,
     libc::SYS_connect,
+    libc::SYS_accept4,
     libc::SYS_sendmsg,
     libc::SYS_recvmsg,
     libc::SYS_sendto,
@@ -118,8 +125,9 @@ pub(crate) enum Error {
     Apply(#[from] seccompiler::Error),
 }
 
-/// Closes the cage around this thread and all that it starts. Only `readable` files can be opened from now on.
-pub(crate) fn close(readable: &[&PathBuf]) -> Result<(), Error> {
+/// Closes the cage around this thread and all that it starts. Only `readable` files can be opened from now on, and only
+/// `home` with the files in it can be removed.
+pub(crate) fn close(readable: &[&PathBuf], home: Option<&Path>) -> Result<(), Error> {
     // Both are prepared before either is closed.
     let filter = filter()?;
     let mut rules = Ruleset::default()
@@ -127,6 +135,11 @@ pub(crate) fn close(readable: &[&PathBuf]) -> Result<(), Error> {
         .create()?;
     for path in readable {
         rules = rules.add_rule(PathBeneath::new(PathFd::new(path)?, AccessFs::ReadFile))?;
+    }
+    if let Some(home) = home {
+        rules = rules.add_rule(PathBeneath::new(PathFd::new(home)?, AccessFs::RemoveFile))?;
+        let parent = home.parent().unwrap_or(home);
+        rules = rules.add_rule(PathBeneath::new(PathFd::new(parent)?, AccessFs::RemoveDir))?;
     }
     let status = rules.restrict_self()?;
     if status.ruleset == RulesetStatus::NotEnforced {
@@ -168,8 +181,13 @@ mod tests {
         std::fs::write(&named, "n").unwrap();
         std::fs::write(&other, "o").unwrap();
         // The cage is this thread's and its children's alone, so the other tests stay outside.
+        let home = folder.path().join("home");
+        std::fs::create_dir(&home).unwrap();
+        std::fs::write(home.join("control"), "c").unwrap();
         let caged = std::thread::spawn(move || {
-            close(&[&named]).unwrap();
+            close(&[&named], Some(&home)).unwrap();
+            std::fs::remove_file(home.join("control")).unwrap();
+            std::fs::remove_dir(&home).unwrap();
             let inner = std::thread::spawn(move || {
                 (std::fs::read(&named).is_ok(), std::fs::read(&other).is_ok())
             });

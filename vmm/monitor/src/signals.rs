@@ -54,7 +54,7 @@ pub(crate) fn watch(
 }
 
 /// Stops the VM, which ends the process; if it does not, ends the process under the threads that do not end.
-fn stop(controls: &Controls, status: Status) {
+pub(crate) fn stop(controls: &Controls, status: Status) {
     controls.stop();
     std::thread::sleep(STOP_MOST);
     console::restore();

@@ -15,6 +15,8 @@ pub(crate) enum Event<'a> {
         /// Bytes.
         memory: u64,
         disks: usize,
+        nets: usize,
+        balloon: bool,
     },
     /// The guest was reset.
     Reset { cause: &'a str },
@@ -27,6 +29,10 @@ pub(crate) enum Event<'a> {
         /// Since the first start.
         seconds: f64,
     },
+    /// A daemon of this VM said something.
+    DaemonLog { daemon: &'a str, line: &'a str },
+    /// A daemon of this VM ended, and is started again.
+    DaemonEnded { daemon: &'a str, how: &'a str },
     /// The VM could not be run.
     Error { message: &'a str, exit_code: u8 },
 }
@@ -52,9 +58,19 @@ impl Status {
                 cpus,
                 memory,
                 disks,
+                nets,
+                balloon,
             } => {
                 let mib = memory >> 20;
-                eprintln!("paravane: {name} started: {cpus} vCPU, {mib} MiB, {disks} disk(s)\r");
+                let balloon = if *balloon { ", balloon" } else { "" };
+                eprintln!(
+                    "paravane: {name} started: {cpus} vCPU, {mib} MiB, {disks} disk(s), {nets} \
+                     network(s){balloon}\r"
+                );
+            }
+            Event::DaemonLog { daemon, line } => eprintln!("{daemon}: {line}\r"),
+            Event::DaemonEnded { daemon, how } => {
+                eprintln!("paravane: {daemon} ended ({how}); it is started again\r");
             }
             Event::Reset { cause } => eprintln!("paravane: reset by {cause}\r"),
             Event::PowerButton { heard: true } => eprintln!("paravane: power button pressed\r"),

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::options::DiskOptions;
+use crate::devices;
+use crate::devices::Device;
+use crate::devices::Kind;
 use crate::options::OnReset;
 use crate::options::RunOptions;
 use crate::options::Sandbox;
@@ -14,16 +16,19 @@ use crate::options::Serial;
 use crate::options::Size;
 
 /// What to run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct VmConfig {
     pub(crate) name: String,
+    /// Somebody chose the name.
+    pub(crate) named: bool,
     pub(crate) kernel: PathBuf,
     pub(crate) initrd: Option<PathBuf>,
     pub(crate) cmdline: String,
     /// Bytes.
     pub(crate) memory: u64,
     pub(crate) cpus: u32,
-    pub(crate) disks: Vec<DiskOptions>,
+    /// Disks, networks, the balloon.
+    pub(crate) devices: Vec<Device>,
     pub(crate) serial: Serial,
     pub(crate) on_reset: OnReset,
     pub(crate) debug_exit: bool,
@@ -51,10 +56,10 @@ fn read(path: &Path) -> Result<RunOptions, String> {
     let fix = |path: &mut PathBuf| *path = folder.join(&*path);
     options.kernel.iter_mut().for_each(fix);
     options.initrd.iter_mut().for_each(fix);
-    options
-        .disk
-        .iter_mut()
-        .for_each(|disk| fix(&mut disk.socket));
+    let tables = options.disk.iter_mut().chain(&mut options.net);
+    tables
+        .chain(&mut options.balloon)
+        .for_each(|table| devices::anchor(table, folder));
     if let Some(Serial::File(path)) = &mut options.serial {
         fix(path);
     }
@@ -62,8 +67,10 @@ fn read(path: &Path) -> Result<RunOptions, String> {
 }
 
 fn merge(file: RunOptions, flags: RunOptions) -> RunOptions {
-    let mut disk = file.disk;
-    disk.extend(flags.disk);
+    let both = |mut file: Vec<toml::Table>, flags| {
+        file.extend(flags);
+        file
+    };
     RunOptions {
         file: flags.file,
         name: flags.name.or(file.name),
@@ -72,7 +79,9 @@ fn merge(file: RunOptions, flags: RunOptions) -> RunOptions {
         cmdline: flags.cmdline.or(file.cmdline),
         memory: flags.memory.or(file.memory),
         cpus: flags.cpus.or(file.cpus),
-        disk,
+        disk: both(file.disk, flags.disk),
+        net: both(file.net, flags.net),
+        balloon: flags.balloon.or(file.balloon),
         serial: flags.serial.or(file.serial),
         on_reset: flags.on_reset.or(file.on_reset),
         debug_exit: flags.debug_exit.or(file.debug_exit),
@@ -101,17 +110,12 @@ fn validate(options: RunOptions) -> Result<VmConfig, String> {
     if cpus == 0 {
         wrong.push("cpus: at least 1".to_owned());
     }
-    for (index, disk) in options.disk.iter().enumerate() {
-        if disk.queues == 0 {
-            wrong.push(format!("disk {index}: queues: at least 1"));
-        }
-        if !disk.queue_size.is_power_of_two() || disk.queue_size > 32768 {
-            let size = disk.queue_size;
-            wrong.push(format!(
-                "disk {index}: queue-size: {size} is not a power of two up to 32768"
-            ));
-        }
-    }
+    let tables = [
+        (Kind::Disk, options.disk),
+        (Kind::Net, options.net),
+        (Kind::Balloon, options.balloon.into_iter().collect()),
+    ];
+    let devices = resolve_devices(tables, &mut wrong);
     if !wrong.is_empty() {
         return Err(wrong.join("\n"));
     }
@@ -119,19 +123,44 @@ fn validate(options: RunOptions) -> Result<VmConfig, String> {
         .file_stem()
         .map(|stem| stem.to_string_lossy().into_owned());
     Ok(VmConfig {
+        named: options.name.is_some(),
         name: options.name.or(stem).unwrap_or_default(),
         kernel,
         initrd: options.initrd,
         cmdline: options.cmdline.unwrap_or_default(),
         memory,
         cpus,
-        disks: options.disk,
+        devices,
         serial: options.serial.unwrap_or(Serial::Stdio),
         on_reset: options.on_reset.unwrap_or(OnReset::Restart),
         debug_exit: options.debug_exit.unwrap_or(false),
         shutdown_timeout: Duration::from_secs(options.shutdown_timeout.unwrap_or(10)),
         sandbox: options.sandbox != Some(Sandbox::Off),
     })
+}
+
+fn resolve_devices(tables: [(Kind, Vec<toml::Table>); 3], wrong: &mut Vec<String>) -> Vec<Device> {
+    let mut found: Vec<Device> = Vec::new();
+    for (kind, tables) in tables {
+        for (number, table) in tables.into_iter().enumerate() {
+            let word = kind.word();
+            match devices::resolve(kind, number, table) {
+                Ok(device) if found.iter().any(|other| other.name == device.name) => {
+                    let name = &device.name;
+                    wrong.push(format!("{word} {number}: another device is named {name:?}"));
+                }
+                Ok(device) => found.push(device),
+                Err(faults) => {
+                    wrong.extend(
+                        faults
+                            .iter()
+                            .map(|fault| format!("{word} {number}: {fault}")),
+                    );
+                }
+            }
+        }
+    }
+    found
 }
 
 #[cfg(test)]

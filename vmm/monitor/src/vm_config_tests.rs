@@ -3,6 +3,7 @@
 use clap::Parser;
 
 use super::*;
+use crate::devices::Source;
 
 #[derive(Parser)]
 struct Flags {
@@ -41,20 +42,31 @@ fn flags_alone_describe_a_vm() {
     assert_eq!(config.memory, 1 << 30);
     assert_eq!(config.cpus, 2);
     assert!(config.debug_exit && config.sandbox);
-    assert_eq!(config.disks[0], "socket=/a".parse().unwrap());
-    assert_eq!(config.disks[1].queues, 4);
-    assert_eq!(config.disks[1].queue_size, 512);
-    assert!(config.disks[1].packed);
+    assert_eq!(config.devices[0].source, Source::Socket("/a".into()));
+    assert_eq!(config.devices[1].queues, 4);
+    assert_eq!(config.devices[1].queue_size, 512);
+    assert!(config.devices[1].packed);
+    assert_eq!(config.devices[1].name, "disk1");
 }
 
 #[test]
 fn every_flag_is_a_key_of_the_file_and_flags_win() {
     let (folder, path) = file(
         "name = 'n'\nkernel = 'k'\ninitrd = '/i'\ncmdline = 'c'\nmemory = '64M'\ncpus = 3\nserial = 'file:s'\n\
-         on-reset = 'exit'\ndebug-exit = true\nshutdown-timeout = 5\nsandbox = 'off'\n[[disk]]\nsocket = 'd'\nqueue-size = 64\n",
+         on-reset = 'exit'\ndebug-exit = true\nshutdown-timeout = 5\nsandbox = 'off'\n[[disk]]\nsocket = 'd'\nqueue-size = 64\n\
+         [[net]]\nlink = 'passt'\n[balloon]\nfloor = '64M'\n",
     );
     let path = path.to_str().unwrap();
-    let config = resolve(flags(&[path, "--cpus", "1", "--disk", "socket=/e"])).unwrap();
+    let config = resolve(flags(&[
+        path,
+        "--cpus",
+        "1",
+        "--disk",
+        "socket=/e",
+        "--balloon",
+        "socket=/b",
+    ]))
+    .unwrap();
     assert_eq!(config.kernel, folder.path().join("k"));
     assert_eq!(config.initrd, Some("/i".into()));
     assert_eq!(config.serial, Serial::File(folder.path().join("s")));
@@ -62,12 +74,14 @@ fn every_flag_is_a_key_of_the_file_and_flags_win() {
     assert_eq!(config.on_reset, OnReset::Exit);
     assert_eq!(config.shutdown_timeout, Duration::from_secs(5));
     assert!(!config.sandbox);
-    let sockets: Vec<_> = config
-        .disks
-        .iter()
-        .map(|disk| disk.socket.clone())
-        .collect();
-    assert_eq!(sockets, [folder.path().join("d"), "/e".into()]);
+    let sources: Vec<_> = config.devices.iter().map(|device| &device.source).collect();
+    assert_eq!(sources[0], &Source::Socket(folder.path().join("d")));
+    assert_eq!(sources[1], &Source::Socket("/e".into()));
+    let Source::Daemon(net) = sources[2] else {
+        panic!("a daemon");
+    };
+    assert_eq!(net["link"].as_str(), Some("passt"));
+    assert_eq!(sources[3], &Source::Socket("/b".into()), "the flag's");
 }
 
 #[test]
@@ -110,15 +124,25 @@ fn sizes_are_read_as_people_write_them() {
 }
 
 #[test]
-fn disks_name_what_is_wrong_with_them() {
-    for text in [
-        "",
-        "socket",
-        "queues=1",
-        "socket=/a,x=1",
-        "socket=/a,queues=70000",
-        "socket=/a,packed=maybe",
-    ] {
-        assert!(text.parse::<DiskOptions>().is_err(), "{text}");
-    }
+fn two_devices_of_one_name_are_a_mistake() {
+    let text = resolve(flags(&[
+        "--kernel",
+        "k",
+        "--disk",
+        "socket=/a",
+        "--net",
+        "socket=/b,name=disk0",
+        "--net",
+        "name=net0",
+    ]));
+    assert_eq!(
+        text.unwrap_err(),
+        "net 0: another device is named \"disk0\""
+    );
+}
+
+#[test]
+fn a_balloon_needs_no_keys() {
+    let config = resolve(flags(&["--balloon", "--kernel", "k"])).unwrap();
+    assert_eq!(config.devices[0].name, "balloon");
 }

@@ -32,6 +32,12 @@ fn help_teaches_by_example_and_names_the_exit_codes() {
     assert_eq!(code, 0);
     for word in [
         "[[disk]]",
+        "[[net]]",
+        "[balloon]",
+        "PARAVANE_BIN_DIR",
+        "XDG_RUNTIME_DIR",
+        "--net",
+        "--balloon",
         "Ctrl-A x",
         "Exit codes",
         "port 0xf4",
@@ -39,6 +45,25 @@ fn help_teaches_by_example_and_names_the_exit_codes() {
         "--sandbox",
     ] {
         assert!(help.contains(word), "{word} in {help}");
+    }
+}
+
+#[test]
+fn status_and_ctl_teach_too_and_what_is_not_for_people_is_hidden() {
+    let (_, help, _) = paravane(&["--help"]);
+    for word in ["status", "ctl", "paravane run vm.toml", "--net link=passt"] {
+        assert!(help.contains(word), "{word} in {help}");
+    }
+    assert!(!help.contains("keep "), "{help}");
+    for (command, words) in [
+        ("status", &["--json", "--prometheus", "Exit codes"][..]),
+        ("ctl", &["power-button", "set net0 link=down", "Exit codes"]),
+    ] {
+        let (code, help, _) = paravane(&[command, "--help"]);
+        assert_eq!(code, 0);
+        for word in words {
+            assert!(help.contains(word), "{word} in {help}");
+        }
     }
 }
 
@@ -51,6 +76,12 @@ fn wrong_usage_has_its_own_exit_code_and_names_the_mistake() {
         (&["run", "--kernel", "k", "--memory", "lots"], "lots"),
         (&["run", "--kernel", "k", "--cpus", "0"], "cpus"),
         (&["run", "--kernel", "k", "--disk", "queues=2"], "socket"),
+        (&["run", "--kernel", "k", "--disk", "socket=a,x=1"], "\"x\""),
+        (&["run", "--kernel", "k", "--net", "mtu"], "KEY=VALUE"),
+        (
+            &["run", "--kernel", "k", "--net", "socket=a,link=b"],
+            "link",
+        ),
         (&["run", "/nonexistent/vm.toml"], "/nonexistent/vm.toml"),
     ];
     for (arguments, word) in cases {

@@ -150,6 +150,7 @@ impl Session {
         let state = self.shared.lock();
         Health {
             connected: state.link.is_some(),
+            queues: state.queues.len(),
             reconnects: self.shared.reconnects.load(Ordering::Relaxed),
             last_error: state.last_error.clone(),
         }

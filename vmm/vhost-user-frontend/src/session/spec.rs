@@ -119,6 +119,8 @@ pub struct QueueSetup {
 pub struct Health {
     /// Whether a backend is connected.
     pub connected: bool,
+    /// Queues that a driver has started.
+    pub queues: usize,
     /// How often the session has reconnected.
     pub reconnects: u64,
     /// Why the last attempt to reconnect failed; `None` when connected.

@@ -1,0 +1,101 @@
+//! `paravane ctl`: says one thing to a VM or a daemon and shows the answer.
+//!
+//! One rule: the answer goes to standard output as it can be read by a program; why there is none to standard error.
+
+use std::io::Write;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use control_lines::Reply;
+
+use crate::exit;
+use crate::home;
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Exit code of a command that was refused.
+const REFUSED: u8 = 1;
+
+/// What the command line says.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CtlOptions {
+    /// A VM's name, VM/DAEMON (such as web/netd), or the path of a control socket.
+    target: String,
+    /// The command.
+    #[arg(required = true, value_name = "WORD")]
+    words: Vec<String>,
+}
+
+/// Runs `paravane ctl`; returns the exit code.
+pub(crate) fn run(options: &CtlOptions) -> u8 {
+    let socket = resolve(&options.target, &home::runtime_folder());
+    match control_lines::ask(&socket, &options.words.join(" "), PATIENCE) {
+        Ok(Reply::Value(value)) => {
+            say(&format!("{value:#}\n"));
+            exit::SUCCESS
+        }
+        Ok(Reply::Text(text)) => {
+            say(&text);
+            exit::SUCCESS
+        }
+        Ok(Reply::Error(error)) => {
+            eprintln!("paravane: {error}");
+            REFUSED
+        }
+        Err(error) => {
+            eprintln!("paravane: {}", describe(&error));
+            exit::UNAVAILABLE
+        }
+    }
+}
+
+/// Writes to standard output; a reader that has read enough is no error.
+pub(crate) fn say(text: &str) {
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}
+
+/// The error with its cause.
+pub(crate) fn describe(error: &control_lines::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+/// The control socket of what a person calls `target`. A path that exists wins over a name.
+pub(crate) fn resolve(target: &str, runtime: &Path) -> PathBuf {
+    let path = Path::new(target);
+    if path.is_absolute() || path.exists() {
+        return path.to_owned();
+    }
+    match target.split_once('/') {
+        Some((vm, daemon)) if !vm.starts_with('.') && !daemon.contains('/') => {
+            runtime.join(vm).join(format!("{daemon}.control"))
+        }
+        Some(_) => path.to_owned(),
+        None => runtime.join(target).join(home::CONTROL),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_paths_are_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let there = folder.path().join("there");
+        std::fs::write(&there, "").unwrap();
+        let runtime = Path::new("/r");
+        let resolved = |target: &str| resolve(target, runtime);
+        assert_eq!(resolved("web"), Path::new("/r/web/control"));
+        assert_eq!(resolved("web/netd"), Path::new("/r/web/netd.control"));
+        assert_eq!(resolved("/run/x"), Path::new("/run/x"));
+        assert_eq!(resolved("./a/b"), Path::new("./a/b"));
+        assert_eq!(resolved("../x"), Path::new("../x"));
+        assert_eq!(resolved("a/b/c"), Path::new("a/b/c"));
+        let there = there.to_str().unwrap();
+        assert_eq!(resolved(there), Path::new(there));
+    }
+}

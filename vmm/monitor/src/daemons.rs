@@ -1,0 +1,366 @@
+//! The daemons that a VM brings along, as the VMM sees them: their configuration, and the process that keeps them.
+//!
+//! One rule: the VMM starts one process, before it confines itself; that one starts daemons and starts them again, so
+//! that the VMM never has to start anything from inside its cage.
+
+use std::collections::BTreeMap;
+use std::io::BufRead;
+use std::io::BufReader;
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::ChildStdin;
+use std::process::ChildStdout;
+use std::process::Command;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use nix::fcntl::FcntlArg;
+use nix::fcntl::FdFlag;
+use nix::fcntl::fcntl;
+use serde::Deserialize;
+use serde::Serialize;
+use toml::Table;
+use toml::Value;
+
+use crate::devices::Device;
+use crate::devices::Kind;
+use crate::devices::Source;
+use crate::exit;
+use crate::home::Home;
+
+/// Folder with the daemons' programs, if they are neither beside this program nor in PATH.
+const VARIABLE: &str = "PARAVANE_BIN_DIR";
+/// How long the daemons may take to finish what is in flight when the VM has ended.
+const END: Duration = Duration::from_secs(20);
+
+/// Why the daemons do not run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("No program {0}: it is neither beside this one nor in PATH; or set {VARIABLE}")]
+    Program(String),
+    #[error("Cannot write {}: {source}", path.display())]
+    Config {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("Cannot start the daemons: {0}")]
+    Start(std::io::Error),
+    #[error("{message}")]
+    Failed { message: String, exit_code: u8 },
+}
+
+impl Error {
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Failed { exit_code, .. } => *exit_code,
+            _ => exit::UNAVAILABLE,
+        }
+    }
+}
+
+/// What the keeper of the daemons is told, in one line of JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    /// Status lines as JSON.
+    pub(crate) json: bool,
+    /// To be removed at the end.
+    pub(crate) home: PathBuf,
+    pub(crate) daemons: Vec<DaemonPlan>,
+}
+
+/// One daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DaemonPlan {
+    pub(crate) name: String,
+    pub(crate) program: PathBuf,
+    pub(crate) config: PathBuf,
+    pub(crate) control: PathBuf,
+}
+
+/// What the keeper says, a line of JSON each.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub(crate) enum Notice {
+    /// A daemon was started.
+    Started { daemon: String, pid: u32 },
+    /// A daemon ended, and is about to be started again.
+    Ended { daemon: String },
+    /// All daemons serve.
+    Ready,
+    /// One cannot.
+    Failed { message: String, exit_code: u8 },
+}
+
+/// How one daemon fares.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Daemon {
+    pub(crate) name: String,
+    /// None between its end and its next start.
+    pub(crate) pid: Option<u32>,
+    pub(crate) restarts: u64,
+    pub(crate) control: PathBuf,
+}
+
+/// Daemons by name.
+pub(crate) type Roll = Arc<Mutex<BTreeMap<String, Daemon>>>;
+
+/// The daemons of this VM; dropping it ends them and waits until they have.
+pub(crate) struct Daemons {
+    /// Its end is the end of the daemons, whoever causes it.
+    input: Option<ChildStdin>,
+    /// Until a thread follows it.
+    output: Option<BufReader<ChildStdout>>,
+    gone: Option<mpsc::Receiver<()>>,
+    pub(crate) roll: Roll,
+}
+
+/// The socket at which the device's backend is or will be.
+pub(crate) fn socket(device: &Device, home: Option<&Home>) -> PathBuf {
+    match (&device.source, home) {
+        (Source::Socket(path), _) => path.clone(),
+        (Source::Daemon(_), home) => {
+            let folder = home.map_or(Path::new(""), |home| &home.path);
+            folder.join(format!("{}.sock", device.name))
+        }
+    }
+}
+
+/// The control socket of the daemon that serves `device`, if this VM has it started.
+pub(crate) fn control(device: &Device, home: Option<&Home>) -> Option<PathBuf> {
+    let Source::Daemon(_) = device.source else {
+        return None;
+    };
+    Some(home?.path.join(format!("{}.control", device.kind.daemon())))
+}
+
+/// Writes the daemons' configuration into `home`. None: there are none to start.
+pub(crate) fn plan(devices: &[Device], home: &Home, json: bool) -> Result<Option<Plan>, Error> {
+    let mut daemons = Vec::new();
+    for kind in [Kind::Disk, Kind::Net, Kind::Balloon] {
+        let served = devices.iter().filter(|device| device.kind == kind);
+        let tables: Vec<_> = served.filter_map(|device| table(device, home)).collect();
+        if tables.is_empty() {
+            continue;
+        }
+        let name = kind.daemon();
+        let control = home.path.join(format!("{name}.control"));
+        let config = home.path.join(format!("{name}.toml"));
+        let text = config_text(tables, &control);
+        std::fs::write(&config, text).map_err(|source| Error::Config {
+            path: config.clone(),
+            source,
+        })?;
+        daemons.push(DaemonPlan {
+            name: name.to_owned(),
+            program: find_program(&format!("paravane-{name}"))?,
+            config,
+            control,
+        });
+    }
+    let home = home.path.clone();
+    Ok((!daemons.is_empty()).then_some(Plan {
+        json,
+        home,
+        daemons,
+    }))
+}
+
+fn table(device: &Device, home: &Home) -> Option<Value> {
+    let Source::Daemon(keys) = &device.source else {
+        return None;
+    };
+    let mut table = keys.clone();
+    let path = socket(device, Some(home)).to_string_lossy().into_owned();
+    table.insert("name".to_owned(), Value::String(device.name.clone()));
+    table.insert("socket-path".to_owned(), Value::String(path));
+    Some(Value::Table(table))
+}
+
+fn config_text(devices: Vec<Value>, control: &Path) -> String {
+    let mut file = Table::new();
+    let text = |text: String| Value::String(text);
+    let log = std::env::var("PARAVANE_LOG").unwrap_or_else(|_| "warn".to_owned());
+    file.insert("log".to_owned(), text(log));
+    file.insert(
+        "control-socket".to_owned(),
+        text(control.to_string_lossy().into_owned()),
+    );
+    file.insert("end-with-stdin".to_owned(), Value::Boolean(true));
+    file.insert("device".to_owned(), Value::Array(devices));
+    file.to_string()
+}
+
+fn find_program(name: &str) -> Result<PathBuf, Error> {
+    let chosen = std::env::var_os(VARIABLE).map(PathBuf::from);
+    let beside = std::env::current_exe()
+        .ok()
+        .and_then(|own| own.parent().map(Path::to_owned));
+    let searched = std::env::var_os("PATH").unwrap_or_default();
+    let folders = chosen.into_iter().chain(beside);
+    let mut places = folders
+        .chain(std::env::split_paths(&searched))
+        .map(|folder| folder.join(name));
+    let found = places.find(|place| place.is_file());
+    found.ok_or_else(|| Error::Program(name.to_owned()))
+}
+
+impl Daemons {
+    /// Starts the keeper and with it the daemons; returns when all of them serve.
+    pub(crate) fn start(plan: &Plan, home: &Home) -> Result<Self, Error> {
+        let own = std::env::current_exe().map_err(Error::Start)?;
+        // The keeper holds the VM's folder too, and longer than we, who may be killed.
+        inherit(home, true)?;
+        let child = Command::new(own)
+            .arg("keep")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            // A Ctrl-C for the VMM asks the guest to switch off; its disks have to last until then.
+            .process_group(0)
+            .spawn();
+        inherit(home, false)?;
+        let mut child = child.map_err(Error::Start)?;
+        let (input, output) = (child.stdin.take(), child.stdout.take());
+        let (Some(mut input), Some(output)) = (input, output) else {
+            return Err(Error::Start(std::io::ErrorKind::BrokenPipe.into()));
+        };
+        let line = serde_json::to_string(plan).map_err(|error| Error::Start(error.into()))?;
+        writeln!(input, "{line}").map_err(Error::Start)?;
+        let roll = plan.daemons.iter().map(|daemon| {
+            let entry = Daemon {
+                name: daemon.name.clone(),
+                control: daemon.control.clone(),
+                ..Daemon::default()
+            };
+            (daemon.name.clone(), entry)
+        });
+        let mut daemons = Self {
+            input: Some(input),
+            output: Some(BufReader::new(output)),
+            gone: None,
+            roll: Arc::new(Mutex::new(roll.collect())),
+        };
+        daemons.wait_until_ready()?;
+        Ok(daemons)
+    }
+
+    fn wait_until_ready(&mut self) -> Result<(), Error> {
+        loop {
+            match self.output.as_mut().and_then(next) {
+                Some(Notice::Ready) => return Ok(()),
+                Some(Notice::Failed { message, exit_code }) => {
+                    return Err(Error::Failed { message, exit_code });
+                }
+                Some(notice) => enter(&self.roll, notice),
+                None => {
+                    return Err(Error::Failed {
+                        message: "The process that keeps the daemons ended".to_owned(),
+                        exit_code: exit::UNAVAILABLE,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Starts the thread that follows how the daemons fare. A thing of its own, since it is for inside the cage.
+    pub(crate) fn follow(&mut self) -> std::io::Result<()> {
+        let Some(mut output) = self.output.take() else {
+            return Ok(());
+        };
+        let (say_gone, gone) = mpsc::channel::<()>();
+        let roll = Arc::clone(&self.roll);
+        let body = move || {
+            let _gone = say_gone;
+            while let Some(notice) = next(&mut output) {
+                enter(&roll, notice);
+            }
+        };
+        self.gone = Some(gone);
+        let thread = std::thread::Builder::new().name("daemons".to_owned());
+        thread.spawn(body).map(drop)
+    }
+}
+
+impl Drop for Daemons {
+    fn drop(&mut self) {
+        drop(self.input.take());
+        // The keeper's output ends with the keeper, and that with the last daemon.
+        if let Some(output) = &mut self.output {
+            let _ = std::io::copy(output, &mut std::io::sink());
+        }
+        if let Some(gone) = &self.gone {
+            let _ = gone.recv_timeout(END);
+        }
+    }
+}
+
+/// Lets the next program that is started hold the folder's lock, or not.
+fn inherit(home: &Home, yes: bool) -> Result<(), Error> {
+    let flag = if yes {
+        FdFlag::empty()
+    } else {
+        FdFlag::FD_CLOEXEC
+    };
+    let set = fcntl(&*home.lock, FcntlArg::F_SETFD(flag));
+    set.map(drop).map_err(|errno| Error::Start(errno.into()))
+}
+
+fn next(output: &mut BufReader<ChildStdout>) -> Option<Notice> {
+    let mut line = String::new();
+    output.read_line(&mut line).ok()?;
+    serde_json::from_str(&line).ok()
+}
+
+fn enter(roll: &Roll, notice: Notice) {
+    let mut roll = roll.lock().unwrap_or_else(PoisonError::into_inner);
+    match notice {
+        Notice::Started { daemon, pid } => {
+            if let Some(entry) = roll.get_mut(&daemon) {
+                entry.pid = Some(pid);
+            }
+        }
+        Notice::Ended { daemon } => {
+            if let Some(entry) = roll.get_mut(&daemon) {
+                entry.pid = None;
+                entry.restarts += 1;
+            }
+        }
+        Notice::Ready | Notice::Failed { .. } => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devices;
+
+    #[test]
+    fn the_daemons_configuration_is_theirs_and_names_our_sockets() {
+        let keys = devices::table("path=/i,readonly=true").unwrap();
+        let disk = devices::resolve(Kind::Disk, 0, keys).unwrap();
+        let net = devices::table("link=null,name=lan").unwrap();
+        let net = devices::resolve(Kind::Net, 0, net).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let lock = std::fs::File::open(folder.path()).unwrap();
+        let how = nix::fcntl::FlockArg::LockExclusive;
+        let home = Home {
+            path: folder.path().join("it's \"here\""),
+            lock: nix::fcntl::Flock::lock(lock, how).unwrap(),
+        };
+        let tables = [&disk, &net].map(|device| table(device, &home).unwrap());
+        let text = config_text(tables.to_vec(), &home.path.join("c"));
+        let read: Table = toml::from_str(&text).unwrap();
+        assert_eq!(read["end-with-stdin"].as_bool(), Some(true));
+        let devices = read["device"].as_array().unwrap();
+        assert_eq!(devices[0]["path"].as_str(), Some("/i"));
+        assert_eq!(devices[0]["num-queues"].as_integer(), Some(1));
+        let socket = devices[1]["socket-path"].as_str().unwrap();
+        assert_eq!(Path::new(socket), super::socket(&net, Some(&home)));
+        assert!(socket.ends_with("lan.sock"));
+    }
+}
