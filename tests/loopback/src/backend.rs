@@ -1,6 +1,6 @@
 //! The backend's session, reduced to what the registers of the fake function say.
 //!
-//! Rule: the calls come in the order and with the arguments of a vhost-user session: features, queues when they are enabled, drain
+//! Rule: the calls come in the order and with the arguments of a vhost-user session: features once, queues when they are enabled, drain
 //! before anything stops, nothing after a reset.
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use device_model::QueueCounters;
 use device_model::QueueHandler;
 use device_model::QueueSetup;
 use device_model::RingAddresses;
+use device_model::Shelf;
 use driver_fakes::FakeFunction;
 use driver_fakes::Layout;
 use driver_fakes::Registers;
@@ -28,8 +29,35 @@ const TRANSPORT: u64 = feature::RING_RESET | feature::NOTIFICATION_DATA;
 struct Live {
     epoch: u64,
     changes: u64,
-    queue: Queue,
+    /// Absent while it lies on the shelf.
+    queue: Option<Queue>,
+    shelf: Option<Arc<dyn Shelf>>,
     handler: Box<dyn QueueHandler>,
+}
+
+impl Live {
+    /// Works once, with the queue in hand.
+    fn run(&mut self, memory: &Arc<GuestMemory>) -> anyhow::Result<bool> {
+        let mut queue = self.take()?;
+        let progress = self.handler.run(&mut queue, memory);
+        self.put(queue);
+        Ok(progress?.any())
+    }
+
+    fn take(&mut self) -> anyhow::Result<Queue> {
+        let queue = match (self.queue.take(), &self.shelf) {
+            (None, Some(shelf)) => shelf.take(),
+            (queue, _) => queue,
+        };
+        queue.context("the queue is not where it was left")
+    }
+
+    fn put(&mut self, queue: Queue) {
+        match &self.shelf {
+            Some(shelf) => shelf.put(queue),
+            None => self.queue = Some(queue),
+        }
+    }
 }
 
 /// A device served on the calling thread.
@@ -39,6 +67,8 @@ pub struct Backend {
     function: FakeFunction,
     inflight: InflightRegion,
     live: HashMap<u16, Live>,
+    /// Features that the device was told.
+    acked: Option<u64>,
     /// Vring bases of queues that were stopped or killed, by index.
     bases: HashMap<u16, (u64, u32)>,
 }
@@ -72,6 +102,7 @@ impl Backend {
             function: function.clone(),
             inflight,
             live: HashMap::new(),
+            acked: None,
             bases: HashMap::new(),
         };
         Ok((backend, function))
@@ -89,10 +120,10 @@ impl Backend {
             .get_mut(&index)
             .filter(|live| live.changes == changes)
         {
-            return Ok(live.handler.run(&mut live.queue, &self.memory)?.any());
+            return live.run(&self.memory);
         }
         let Some((registers, features)) = self.registers(index) else {
-            self.live.remove(&index);
+            self.stop(index)?;
             self.bases.remove(&index);
             return Ok(false);
         };
@@ -101,12 +132,42 @@ impl Backend {
             .get(&index)
             .is_none_or(|live| live.epoch != registers.epoch)
         {
+            self.stop(index)?;
             let live = self.start(index, &registers, features)?;
             self.live.insert(index, live);
         }
         let live = self.live.get_mut(&index).context("just inserted")?;
         live.changes = changes;
-        Ok(live.handler.run(&mut live.queue, &self.memory)?.any())
+        live.run(&self.memory)
+    }
+
+    fn stop(&mut self, index: u16) -> anyhow::Result<()> {
+        if let Some(mut live) = self.live.remove(&index) {
+            live.take()?;
+        }
+        Ok(())
+    }
+
+    /// Stops everything and resets the device itself, as a session does when the driver has written status 0.
+    ///
+    /// # Errors
+    /// A queue is not where it was left.
+    pub fn reset(&mut self) -> anyhow::Result<()> {
+        for mut live in std::mem::take(&mut self.live).into_values() {
+            live.take()?;
+        }
+        self.bases.clear();
+        self.acked = None;
+        self.device.reset();
+        self.show_config();
+        Ok(())
+    }
+
+    /// Shows the driver the device's configuration of now, as after a message that it changed.
+    pub fn show_config(&self) {
+        let mut config = vec![0; self.device.config_size() as usize];
+        self.device.read_config(0, &mut config);
+        self.function.registers().change_config(0, &config);
     }
 
     /// Finishes what is in flight on all queues, as a session does before it stops a ring.
@@ -115,7 +176,10 @@ impl Backend {
     /// The driver broke the ring.
     pub fn drain(&mut self) -> anyhow::Result<()> {
         for live in self.live.values_mut() {
-            live.handler.drain(&mut live.queue, &self.memory)?;
+            let mut queue = live.take()?;
+            let drained = live.handler.drain(&mut queue, &self.memory);
+            live.put(queue);
+            drained?;
         }
         Ok(())
     }
@@ -128,13 +192,14 @@ impl Backend {
     pub fn kill(&mut self, taken: usize, staged: usize) -> anyhow::Result<()> {
         for (index, mut live) in self.live.drain() {
             let mut batch = ChainBatch::with_capacity(taken, 64);
-            live.queue.take(&mut batch, taken)?;
+            let mut queue = live.take()?;
+            queue.take(&mut batch, taken)?;
             for chain in batch.iter().take(staged) {
-                live.queue.complete(chain.token, 0)?;
+                queue.complete(chain.token, 0)?;
             }
-            self.bases.insert(index, (live.epoch, live.queue.base()));
+            self.bases.insert(index, (live.epoch, queue.base()));
             // The handler's own clean-up must not finish anything.
-            std::mem::forget(live);
+            std::mem::forget((live, queue));
         }
         Ok(())
     }
@@ -143,7 +208,8 @@ impl Backend {
     pub fn arm(&mut self, index: u16) -> bool {
         self.live
             .get_mut(&index)
-            .is_some_and(|live| live.queue.arm())
+            .and_then(|live| live.queue.as_mut())
+            .is_some_and(Queue::arm)
     }
 
     fn registers(&self, index: u16) -> Option<(driver_fakes::QueueRegisters, u64)> {
@@ -153,12 +219,15 @@ impl Backend {
     }
 
     fn start(
-        &self,
+        &mut self,
         index: u16,
         registers: &driver_fakes::QueueRegisters,
         features: u64,
     ) -> anyhow::Result<Live> {
-        self.device.acked(features & !TRANSPORT);
+        if self.acked != Some(features) {
+            self.device.acked(features & !TRANSPORT);
+            self.acked = Some(features);
+        }
         let config = QueueConfig::from_features(registers.size, features)?;
         let addresses = RingAddresses {
             descriptors: registers.descriptors,
@@ -192,7 +261,8 @@ impl Backend {
         Ok(Live {
             epoch: registers.epoch,
             changes: 0,
-            queue,
+            queue: Some(queue),
+            shelf: handler.shelf(),
             handler,
         })
     }
