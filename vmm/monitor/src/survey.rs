@@ -220,8 +220,10 @@ fn facts(numbers: &Value) -> Vec<String> {
         let key = key.replace(['_', '-'], " ");
         match value {
             Value::Bool(true) => Some(key),
+            Value::Bool(false) if key == "link up" => Some("link down".to_owned()),
             Value::Bool(false) => Some(format!("not {key}")),
             Value::Number(number) => match (number.as_u64(), key.strip_suffix(" bytes")) {
+                (Some(bytes), Some("mtu")) => Some(format!("mtu {bytes}")),
                 // Of a balloon, nothing is something.
                 (Some(bytes), Some(what)) if bytes != 0 || ["actual", "target"].contains(&what) => {
                     Some(format!("{what} {}", size(bytes)))

@@ -242,7 +242,8 @@ impl Session {
     /// Writes the configuration space; a backend that comes back is told again.
     ///
     /// # Errors
-    /// The backend's refusal, and [`Error::Away`] without a connection; then it is told when there is one.
+    /// The backend's refusal, which before the start is not final: it is asked again with the driver's features. And
+    /// [`Error::Away`] without a connection; then it is told when there is one.
     pub fn write_config(&self, offset: u32, data: &[u8]) -> Result<()> {
         let mut state = self.shared.lock();
         let written = self.shared.with_link(&mut state, |_, link| {
@@ -259,9 +260,9 @@ impl Session {
                 Ok(())
             }
             // Before the start the backend does not know the features that the field may hang on.
-            Some(Err(Error::Refused(_))) if state.started.is_none() => {
+            Some(Err(error @ Error::Refused(_))) if state.started.is_none() => {
                 self.record(&mut state, offset, data);
-                Ok(())
+                Err(error)
             }
             Some(Err(error)) if !error.breaks_connection() => Err(error),
             Some(Err(_)) | None => {

@@ -295,7 +295,7 @@ fn a_configuration_write_reaches_the_backend() {
         });
     });
     // Before the start the backend may not yet know why it should; it is asked again then.
-    session.write_config(32, &[0]).unwrap();
+    assert!(session.write_config(32, &[0]).is_err());
     session
         .start(feature::VERSION_1, vec![queue(0, 64)])
         .unwrap();
