@@ -251,13 +251,13 @@ impl FakeNet {
             assert!(bytes.len() >= 2, "a command without its head");
             let what = (bytes[0], bytes[1]);
             let room = chain_room(&chain);
-            let mut answer = self.result(what);
-            assert_eq!(room, answer.len() + 1, "room for the answer to {what:?}");
+            let mut answer = vec![self.habits.ack.unwrap_or(ack::OK)];
+            answer.extend(self.result(what));
+            assert_eq!(room, answer.len(), "room for the answer to {what:?}");
             self.commands.push_back(GivenCommand {
                 what,
                 payload: bytes[2..].to_vec(),
             });
-            answer.push(self.habits.ack.unwrap_or(ack::OK));
             if self.habits.forgets_ack {
                 answer.clear();
             }
@@ -272,7 +272,7 @@ impl FakeNet {
         completed
     }
 
-    /// What precedes the acknowledgement.
+    /// What follows the acknowledgement.
     fn result(&self, what: (u8, u8)) -> Vec<u8> {
         if what != (class::NOTF_COAL, control::coalescing::VQ_GET) {
             return Vec::new();

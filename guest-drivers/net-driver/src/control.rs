@@ -27,16 +27,15 @@ use crate::error::Error;
 use crate::error::Refusal;
 use crate::recovery::Quiesced;
 
-/// Bytes of one slot: the command from 0 on, the result at 2032, the acknowledgement right behind it.
+/// Bytes of one slot: the command from 0 on, the acknowledgement at 2032, the result right behind it.
 pub(crate) const SLOT: usize = 2048;
 /// How many commands can be under way.
 pub(crate) const SLOTS: u16 = 8;
-const RESULT: usize = 2032;
+const ACK: usize = 2032;
 const RESULT_SIZE: usize = size_of::<control::Coalescing>();
-const ACK: usize = RESULT + RESULT_SIZE;
 /// What the acknowledgement holds until the device writes it; no answer has this value.
 const NO_ACK: u8 = 0xff;
-const _: () = assert!(COMMAND_MAX <= RESULT && ACK < SLOT);
+const _: () = assert!(COMMAND_MAX <= ACK && ACK + 1 + RESULT_SIZE <= SLOT);
 
 /// A command that is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,12 +98,9 @@ impl<B: Mmio> ControlQueue<B> {
     /// Fills a slot and makes the chain of it; returns the chain's bytes.
     fn write(&mut self, slot: u16, encoded: &Encoded) -> Option<u64> {
         let command = self.core.memory.write(slot, 0, encoded.bytes())?;
-        let at = if encoded.reads { RESULT } else { ACK };
-        let blank = [NO_ACK; RESULT_SIZE + 1];
-        let answer = self
-            .core
-            .memory
-            .write(slot, at, blank.get(at - RESULT..)?)?;
+        let blank = [NO_ACK; 1 + RESULT_SIZE];
+        let room = if encoded.reads { blank.len() } else { 1 };
+        let answer = self.core.memory.write(slot, ACK, blank.get(..room)?)?;
         let chain = &mut self.core.chain;
         chain.clear();
         chain.push(command.addr, command.len);
@@ -138,9 +134,9 @@ impl<B: Mmio> ControlQueue<B> {
     }
 
     fn read(&self, slot: u16, asked: Asked) -> Result<Option<Coalescing>, CommandError> {
-        let mut answer = [NO_ACK; RESULT_SIZE + 1];
-        self.core.memory.read(slot, RESULT, &mut answer);
-        match answer[RESULT_SIZE] {
+        let mut answer = [NO_ACK; 1 + RESULT_SIZE];
+        self.core.memory.read(slot, ACK, &mut answer);
+        match answer[0] {
             ack::OK => {}
             ack::ERR => return Err(CommandError::Refused),
             other => return Err(CommandError::BadAnswer(other)),
@@ -148,7 +144,7 @@ impl<B: Mmio> ControlQueue<B> {
         if !asked.reads {
             return Ok(None);
         }
-        let (values, _) = control::Coalescing::read_from_prefix(&answer)
+        let (_, values) = control::Coalescing::read_from_suffix(&answer)
             .map_err(|_| CommandError::BadAnswer(NO_ACK))?;
         Ok(Some(Coalescing {
             max_packets: values.max_packets.get(),

@@ -1,7 +1,7 @@
 //! The control queue: classes, commands, payloads (virtio 1.4 sec. 5.1.6.5).
 //!
-//! One rule: a command is device-readable ([`CommandHeader`], payload), its answer one
-//! device-writable byte of [`ack`] after the result, if the command has one.
+//! One rule: a command is device-readable ([`CommandHeader`], payload), its answer device-writable:
+//! one byte of [`ack`], then the result, if the command has one.
 
 use zerocopy::FromBytes;
 use zerocopy::Immutable;
@@ -34,7 +34,7 @@ pub struct CommandHeader {
     pub command: u8,
 }
 
-/// The device-writable last byte (sec. 5.1.6.5).
+/// The first device-writable byte (sec. 5.1.6.5).
 pub mod ack {
     /// Done.
     pub const OK: u8 = 0;

@@ -21,7 +21,9 @@ use net_backend::NetDevice;
 use net_backend::NetSpec;
 use net_driver::Answer;
 use net_driver::Command;
+use net_driver::ConfigChange;
 use net_driver::ControlQueue;
+use net_driver::Hash;
 use net_driver::NetDriver;
 use net_driver::Offload;
 use net_driver::Options;
@@ -44,6 +46,8 @@ pub struct Side {
     pub transmit: Vec<TransmitQueue<FakePlatform, FakeBar>>,
     pub control: Option<ControlQueue<FakeBar>>,
     pub arrived: Arrived,
+    /// Of the frame that arrived last.
+    pub last_hash: Option<Hash>,
     /// Bytes of a receive buffer.
     pub buffer: usize,
     /// What was sent and not known to have left: base and length.
@@ -78,6 +82,7 @@ impl Side {
             transmit: started.transmit,
             control: started.control,
             arrived: Arrived::default(),
+            last_hash: None,
             buffer,
             lost: Vec::new(),
             next: 0,
@@ -184,7 +189,11 @@ impl Side {
 
     /// Takes sent frames back and checks what has arrived; posts anew.
     pub fn collect(&mut self) {
-        let mac = self.mac();
+        self.collect_for(self.mac());
+    }
+
+    /// The same for frames to another address.
+    pub fn collect_for(&mut self, to: Mac) {
         for queue in &mut self.transmit {
             while let Some(sent) = queue.poll(&self.platform).unwrap() {
                 assert!(sent.taken);
@@ -194,10 +203,17 @@ impl Side {
             while let Some(received) = queue.poll(&self.platform).unwrap() {
                 let frame = received.frame.expect("a frame was discarded");
                 let parts = received.buffers;
-                self.arrived.take(&frame, gather(parts), mac);
+                self.last_hash = frame.hash;
+                self.arrived.take(&frame, gather(parts), to);
             }
         }
         self.post();
+    }
+
+    /// Reads the configuration after a message that it changed.
+    pub fn look(&mut self) -> ConfigChange {
+        self.backend.show_config();
+        self.driver.config_changed(&self.platform).unwrap()
     }
 
     /// Resets the device, takes everything back and starts again.
