@@ -29,6 +29,7 @@ use crate::control::guest_offloads;
 use crate::counters::Metrics;
 use crate::port::Port;
 use crate::port::PortState;
+use crate::presence::Present;
 use crate::published::lock;
 use crate::rarp;
 use crate::switch::Fabric;
@@ -288,13 +289,10 @@ impl Device for NetDevice {
     }
 
     fn acked(&self, features: u64) {
-        let several = features & (net::MQ | net::RSS) != 0;
-        let pairs = if several { self.spec.queue_pairs } else { 1 };
         let mtu = self.mtu();
         self.port.update(|state| {
             state.features = features;
             state.offloads = guest_offloads(features);
-            state.active_pairs = pairs;
             state.mtu = if state.has(net::MTU) { mtu } else { u16::MAX };
         });
     }
@@ -328,8 +326,7 @@ impl Device for NetDevice {
         } else {
             self.port.transmit_handler(pair)?
         };
-        self.control.queue_started(index);
-        Ok(handler)
+        Ok(Box::new(Present::new(handler, &self.control, index)))
     }
 
     fn reset(&self) {

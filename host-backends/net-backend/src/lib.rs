@@ -17,6 +17,7 @@ pub mod offload;
 mod path;
 #[expect(dead_code, reason = "the pairs on links that use it follow")]
 pub mod port;
+mod presence;
 mod published;
 mod rarp;
 pub mod receive_filter;

@@ -4,6 +4,7 @@
 mod device;
 mod frontend;
 mod guest;
+mod network;
 mod process;
 mod served;
 
@@ -13,6 +14,8 @@ pub use frontend::Frontend;
 pub use guest::Guest;
 pub use guest::GuestQueue;
 pub use guest::QueueShape;
+pub use network::Machine;
+pub use network::ServedCard;
 pub use process::open_descriptors;
 pub use process::resident_kib;
 pub use served::Served;

@@ -27,7 +27,7 @@ pub struct Served {
 impl Served {
     /// Serves a device with `queues` queues on a socket in a fresh folder.
     pub fn new(queues: u16) -> Result<Self> {
-        Self::at(socket_path()?, queues)
+        Self::at(socket_path(), queues)
     }
 
     /// Serves a new device on the socket `path`, as the successor of one that was shut down.
@@ -78,7 +78,8 @@ impl Drop for Served {
     }
 }
 
-fn socket_path() -> Result<PathBuf> {
+/// A path for a socket that nobody else uses.
+pub(crate) fn socket_path() -> PathBuf {
     use std::sync::atomic::AtomicU64;
     use std::sync::atomic::Ordering;
     static COUNTER: AtomicU64 = AtomicU64::new(0);
@@ -86,5 +87,5 @@ fn socket_path() -> Result<PathBuf> {
     let name = format!("paravane-protocol-{}-{number}.sock", std::process::id());
     let path = std::env::temp_dir().join(name);
     let _ = std::fs::remove_file(&path);
-    Ok(path)
+    path
 }

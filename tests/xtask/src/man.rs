@@ -10,7 +10,7 @@ use clap::CommandFactory;
 use crate::Cli;
 use crate::shell;
 
-/// Writes the man pages of `paravane-blockd`, `paravane` and `cargo xtask`, subcommands included.
+/// Writes the man pages of `paravane-blockd`, `paravane-netd`, `paravane` and `cargo xtask`, subcommands included.
 #[derive(clap::Args)]
 pub struct Args {
     /// Where to [default: `man` in the target folder].
@@ -19,7 +19,11 @@ pub struct Args {
 }
 
 /// Cargo package, and the words that make its program write its pages into the folder that follows.
-const PROGRAMS: &[(&str, &[&str])] = &[("monitor", &["man"]), ("blockd", &["--man-pages"])];
+const PROGRAMS: &[(&str, &[&str])] = &[
+    ("monitor", &["man"]),
+    ("blockd", &["--man-pages"]),
+    ("netd", &["--man-pages"]),
+];
 
 pub fn run(args: &Args) -> anyhow::Result<bool> {
     let out = args

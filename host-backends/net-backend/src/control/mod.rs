@@ -62,7 +62,7 @@ struct Settings {
     moderation: Vec<Moderation>,
     /// For queues that start anew: receive, transmit.
     moderation_of_new: [Moderation; 2],
-    /// Queues that started since the reset.
+    /// Queues that run.
     started: Vec<bool>,
 }
 
@@ -148,6 +148,29 @@ impl Control {
         }
         if let Some(place) = settings.started.get_mut(index) {
             *place = true;
+        }
+        self.settle_pairs(&settings);
+    }
+
+    /// A data queue stops.
+    pub fn queue_stopped(&self, index: u16) {
+        let mut settings = lock(&self.settings);
+        if let Some(place) = settings.started.get_mut(usize::from(index)) {
+            *place = false;
+        }
+        self.settle_pairs(&settings);
+    }
+
+    /// Without a word of the driver those pairs are in use whose receive queues run, from the first on.
+    fn settle_pairs(&self, settings: &Settings) {
+        if self.ours.load(Ordering::Acquire) {
+            return;
+        }
+        let receive = settings.started.iter().step_by(2);
+        let running = receive.take_while(|running| **running).count();
+        let pairs = u16::try_from(running).unwrap_or(u16::MAX).max(1);
+        if self.port.state().active_pairs != pairs {
+            self.port.update(|state| state.active_pairs = pairs);
         }
     }
 

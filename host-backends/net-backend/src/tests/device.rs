@@ -15,6 +15,7 @@ use super::control_rig::card;
 use super::control_rig::spec;
 use crate::Duplex;
 use crate::FeatureMask;
+use crate::LinkChoice;
 use crate::NetDevice;
 use crate::NetSpec;
 use crate::rarp;
@@ -160,15 +161,26 @@ fn the_control_queue_is_after_all_pairs_or_after_the_first() {
 }
 
 #[test]
-fn all_pairs_are_in_use_when_the_front_end_keeps_the_control_queue() {
-    let device = card(spec());
-    device.acked(device.features());
-    assert_eq!(device.active_pairs(), 4);
-    let control = device.start_queue(8, device.features());
+fn pairs_in_use_are_those_that_run_when_the_front_end_keeps_the_control_queue() {
+    let device = card(NetSpec {
+        link: LinkChoice::Switch("lan".to_owned()),
+        ..spec()
+    });
+    let features = device.features();
+    device.acked(features);
     assert_eq!(device.active_pairs(), 1);
-    drop(control);
+    let start = |index| device.start_queue(index, features).expect("a handler");
+    let mut running: Vec<_> = (0..8).map(start).collect();
+    assert_eq!(device.active_pairs(), 4);
+    running.truncate(4);
+    assert_eq!(device.active_pairs(), 2);
+    let control = start(8);
+    assert_eq!(device.active_pairs(), 1, "one until the driver says more");
+    running.extend((4..8).map(start));
+    assert_eq!(device.active_pairs(), 1);
+    drop((running, control));
     device.reset();
-    device.acked(device.features() & !(feature::MQ | feature::RSS));
+    let _only = start(0);
     assert_eq!(device.active_pairs(), 1);
 }
 

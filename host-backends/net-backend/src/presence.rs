@@ -1,0 +1,94 @@
+//! Queues that run, counted by what their workers do.
+//!
+//! Rule: the count is the front-end's word on the pairs in use, as long as it keeps the control queue to itself and only
+//! switches rings on and off.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+
+use device_model::Error;
+use device_model::Progress;
+use device_model::Queue;
+use device_model::QueueHandler;
+use device_model::Shelf;
+use guest_memory::GuestMemory;
+
+use crate::control::Control;
+
+/// A handler whose queue counts as running from its worker's start until it is drained; handlers outlive their workers.
+pub(crate) struct Present {
+    handler: Box<dyn QueueHandler>,
+    control: Arc<Control>,
+    index: u16,
+    counted: AtomicBool,
+}
+
+impl Present {
+    pub fn new(handler: Box<dyn QueueHandler>, control: &Arc<Control>, index: u16) -> Self {
+        let present = Self {
+            handler,
+            control: Arc::clone(control),
+            index,
+            counted: AtomicBool::new(false),
+        };
+        present.begin();
+        present
+    }
+
+    #[inline]
+    fn begin(&self) {
+        if !self.counted.load(Ordering::Relaxed) {
+            self.counted.store(true, Ordering::Relaxed);
+            self.control.queue_started(self.index);
+        }
+    }
+
+    fn end(&self) {
+        if self.counted.swap(false, Ordering::Relaxed) {
+            self.control.queue_stopped(self.index);
+        }
+    }
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl QueueHandler for Present {
+    fn run(&mut self, queue: &mut Queue, memory: &Arc<GuestMemory>) -> Result<Progress, Error> {
+        self.begin();
+        self.handler.run(queue, memory)
+    }
+
+    fn completion_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.handler.completion_fd()
+    }
+
+    fn sleeping(&mut self, asleep: bool) {
+        self.handler.sleeping(asleep);
+    }
+
+    fn shelf(&self) -> Option<Arc<dyn Shelf>> {
+        // Asked at each start of a worker, which calls `run` only in trouble if there is a shelf.
+        self.begin();
+        self.handler.shelf()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.handler.in_flight()
+    }
+
+    fn drain(&mut self, queue: &mut Queue, memory: &Arc<GuestMemory>) -> Result<(), Error> {
+        self.end();
+        self.handler.drain(queue, memory)
+    }
+
+    fn suspend(&mut self, queue: &mut Queue, memory: &Arc<GuestMemory>) -> Result<(), Error> {
+        self.end();
+        self.handler.suspend(queue, memory)
+    }
+}

@@ -1,0 +1,195 @@
+//! A network card under the real server: pairs, filters, announcements and MTU as front-ends ask for them. One rule: each
+//! test is one promise.
+
+use anyhow::Result;
+use net_backend::Fabric;
+use net_backend::NetSpec;
+use protocol::Machine;
+use protocol::ServedCard;
+use protocol::eventually;
+use vhost_user_protocol::FrontendMessage as M;
+use virtio_spec::feature::RING_EVENT_IDX;
+use virtio_spec::feature::RING_PACKED;
+use virtio_spec::feature::VERSION_1;
+use virtio_spec::net::feature;
+use virtqueue::Segment;
+
+const RING: u64 = VERSION_1 | RING_EVENT_IDX;
+const PAIRS: u64 = feature::MQ | feature::CTRL_VQ;
+const A: [u8; 6] = [0x52, 0x54, 0, 0, 0, 0xa];
+const B: [u8; 6] = [0x52, 0x54, 0, 0, 0, 0xb];
+
+fn card(name: &str, fabric: &Fabric) -> Result<ServedCard> {
+    let spec = NetSpec {
+        queue_pairs: 2,
+        mtu: Some(9000),
+        ..NetSpec::on_switch("lan")
+    };
+    ServedCard::new(name, spec, fabric)
+}
+
+/// A frame to `to` with `mark` in its payload.
+fn frame(to: [u8; 6], from: [u8; 6], mark: u8, len: usize) -> Vec<u8> {
+    let mut bytes = [&to[..], &from, &[0x88, 0xb5]].concat();
+    bytes.resize(len, mark);
+    bytes
+}
+
+/// Two cards on one switch, each with a machine whose first `enabled` pairs run.
+struct Pair {
+    a: Machine,
+    b: Machine,
+    cards: [ServedCard; 2],
+}
+
+fn machines(features: u64, enabled: usize) -> Result<Pair> {
+    let fabric = Fabric::default();
+    let cards = [card("a", &fabric)?, card("b", &fabric)?];
+    let mut a = Machine::new(&cards[0], features, 2)?;
+    let mut b = Machine::new(&cards[1], features, 2)?;
+    for pair in 0..enabled {
+        a.enable(pair, true)?;
+        b.enable(pair, true)?;
+    }
+    let mut both = Pair { a, b, cards };
+    // Each sends once, so that the switch knows where they are.
+    both.a.send(0, &frame([0xff; 6], A, 0, 60))?;
+    both.b.wait_for(0, &frame([0xff; 6], A, 0, 60))?;
+    both.b.send(0, &frame(A, B, 0, 60))?;
+    both.a.wait_for(0, &frame(A, B, 0, 60))?;
+    Ok(both)
+}
+
+#[test]
+fn the_control_queue_comes_on_top_of_the_pairs() -> Result<()> {
+    let served = card("a", &Fabric::default())?;
+    let mut frontend = served.connect()?;
+    frontend.negotiate(RING)?;
+    assert_eq!(frontend.number(&M::GetQueueNum)?, 5);
+    Ok(())
+}
+
+#[test]
+fn frames_cross_the_switch_between_two_front_ends_in_split_and_packed_rings() -> Result<()> {
+    for features in [RING, RING | RING_PACKED, RING | feature::MRG_RXBUF] {
+        let mut both = machines(features, 1)?;
+        for mark in 1..50 {
+            for len in [60, 1514, 61] {
+                both.a.send(0, &frame(B, A, mark, len))?;
+                assert_eq!(both.b.next_frame(0)?, frame(B, A, mark, len));
+            }
+            both.b.enable(0, true)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn frames_go_to_enabled_pairs_only_while_the_front_end_keeps_the_control_queue() -> Result<()> {
+    let mut both = machines(RING | PAIRS, 2)?;
+    assert!(eventually(|| both.cards[1].card.active_pairs() == 2));
+    both.b.enable(1, false)?;
+    assert_eq!(both.cards[1].card.active_pairs(), 1);
+    for mark in 1..10 {
+        both.a.send(1, &frame(B, A, mark, 60))?;
+        both.b.wait_for(0, &frame(B, A, mark, 60))?;
+    }
+    assert!(both.b.is_quiet(1));
+    both.b.enable(1, true)?;
+    assert_eq!(both.cards[1].card.active_pairs(), 2);
+    both.a.send(1, &frame(B, A, 99, 60))?;
+    both.b.wait_for(1, &frame(B, A, 99, 60))?;
+    Ok(())
+}
+
+#[test]
+fn pairs_are_the_drivers_word_once_it_has_the_control_queue() -> Result<()> {
+    let mut both = machines(RING | PAIRS | feature::CTRL_RX, 2)?;
+    let mut control = both.b.describe(4)?;
+    both.b.frontend.enable(&control, true)?;
+    assert!(eventually(|| both.cards[1].card.active_pairs() == 1));
+    let (request, answer) = (both.b.guest.buffer(2), both.b.guest.buffer(3));
+    let mut ask = |bytes: &[u8]| -> Result<u8> {
+        both.b.guest.memory.write(request, bytes)?;
+        let readable = Segment {
+            addr: request,
+            len: u32::try_from(bytes.len())?,
+        };
+        let room = Segment {
+            addr: answer,
+            len: 1,
+        };
+        let added = control.driver.add(&[readable], &[room], None);
+        added.map_err(|error| anyhow::anyhow!("{error}"))?;
+        control.publish();
+        control.wait(1)?;
+        let mut ack = [0xff];
+        both.b.guest.memory.read(answer, &mut ack)?;
+        Ok(ack[0])
+    };
+    assert_eq!(ask(&[4, 0, 2, 0])?, 0);
+    assert_eq!(ask(&[4, 0, 3, 0])?, 1);
+    assert_eq!(ask(&[4, 0, 0, 0])?, 1);
+    assert_eq!(ask(&[99, 0])?, 1);
+    assert_eq!(ask(&[0, 0, 0])?, 0);
+    assert_eq!(both.cards[1].card.active_pairs(), 2);
+    let stranger = [2, 0, 0, 0, 0, 9];
+    both.a.send(0, &frame(stranger, A, 1, 60))?;
+    both.a.send(0, &frame([0xff; 6], A, 2, 60))?;
+    both.b.wait_for(0, &frame([0xff; 6], A, 2, 60))?;
+    Ok(())
+}
+
+#[test]
+fn the_front_ends_mtu_bounds_what_is_sent() -> Result<()> {
+    let mut both = machines(RING | feature::MTU, 1)?;
+    for nonsense in [0, 67, 65536, u64::MAX] {
+        let answer = both.a.frontend.ask(&M::NetSetMtu(nonsense), &[])?;
+        assert_ne!(answer, 0, "{nonsense}");
+    }
+    both.a.frontend.must(&M::NetSetMtu(1400), &[])?;
+    let dropped = || {
+        both.cards[0]
+            .card
+            .metrics()
+            .frames
+            .transmit_bad_lengths_total
+    };
+    assert_eq!(dropped(), 0);
+    both.a.send(0, &frame(B, A, 1, 1500))?;
+    assert_eq!(dropped(), 1);
+    both.a.send(0, &frame(B, A, 2, 1414))?;
+    both.b.wait_for(0, &frame(B, A, 2, 1414))?;
+    Ok(())
+}
+
+#[test]
+fn a_pulled_cable_shows_in_the_configuration_and_stops_frames() -> Result<()> {
+    let mut both = machines(RING | feature::STATUS, 1)?;
+    both.cards[1].card.set_link(false);
+    both.a.send(0, &frame(B, A, 1, 60))?;
+    let lost = || both.cards[1].card.metrics().frames.receive_link_down_total;
+    assert!(eventually(|| lost() == 1));
+    both.cards[1].card.set_link(true);
+    both.a.send(0, &frame(B, A, 2, 60))?;
+    assert_eq!(both.b.next_frame(0)?, frame(B, A, 2, 60));
+    Ok(())
+}
+
+#[test]
+fn a_machine_that_vanishes_leaves_the_others_network_whole() -> Result<()> {
+    let fabric = Fabric::default();
+    let cards = [card("a", &fabric)?, card("b", &fabric)?];
+    let mut a = Machine::new(&cards[0], RING, 1)?;
+    a.enable(0, true)?;
+    for round in 0..5 {
+        let mut b = Machine::new(&cards[1], RING, 1)?;
+        b.enable(0, true)?;
+        b.send(0, &frame(A, B, round, 60))?;
+        a.wait_for(0, &frame(A, B, round, 60))?;
+        drop(b);
+        a.send(0, &frame(B, A, round, 60))?;
+        a.enable(0, true)?;
+    }
+    Ok(())
+}
