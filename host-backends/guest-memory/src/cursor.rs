@@ -6,6 +6,7 @@
 use crate::Error;
 use crate::GuestMemory;
 use crate::HostSlice;
+use crate::IoVecs;
 use virtqueue::Segment;
 
 /// A position in `segments` of `memory`.
@@ -103,6 +104,23 @@ impl<'a> Cursor<'a> {
             };
             span.write(source);
             done += span.len();
+        }
+        Ok(done)
+    }
+
+    /// Appends the next `len` bytes to `out` as spans; returns how many there were.
+    ///
+    /// # Errors
+    /// A part is no memory; `out` has the parts before it.
+    #[inline]
+    pub fn spans(&mut self, len: usize, out: &mut IoVecs) -> Result<usize, Error> {
+        let mut done = 0;
+        while done < len {
+            let Some(span) = self.next(len - done)? else {
+                break;
+            };
+            done += span.len();
+            out.push(span);
         }
         Ok(done)
     }

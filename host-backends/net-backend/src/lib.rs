@@ -13,9 +13,7 @@ mod frame;
 pub mod limit;
 mod mac;
 pub mod offload;
-#[expect(dead_code, reason = "the pairs on links that use it follow")]
 mod path;
-#[expect(dead_code, reason = "the pairs on links that use it follow")]
 pub mod port;
 mod presence;
 mod published;

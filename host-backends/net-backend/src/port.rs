@@ -6,6 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
 
@@ -106,7 +107,13 @@ pub(crate) struct Core {
     /// Counters, by pair.
     pub tallies: Box<[Arc<PairTally>]>,
     routing: AtomicU32,
+    /// Frames that the host itself wants sent, and whether there are any.
+    own: Mutex<Vec<Vec<u8>>>,
+    has_own: AtomicBool,
 }
+
+/// Most frames of the host's own that wait.
+const MAX_OWN: usize = 16;
 
 /// In `Core::routing`: frames are steered by their hash.
 const STEERED: u32 = 1 << 16;
@@ -141,6 +148,8 @@ impl Core {
             inlets,
             tallies,
             routing: AtomicU32::new(1),
+            own: Mutex::default(),
+            has_own: AtomicBool::new(false),
         }))
     }
 
@@ -154,6 +163,34 @@ impl Core {
             inlet.wake();
         }
         result
+    }
+
+    /// Lets a frame of the host's own wait for the first pair's worker; `false` if too many do.
+    pub fn add_own(&self, frame: &[u8]) -> bool {
+        let mut own = lock(&self.own);
+        if own.len() >= MAX_OWN {
+            return false;
+        }
+        own.push(frame.to_vec());
+        self.has_own.store(true, Ordering::Release);
+        drop(own);
+        if let Some(first) = self.inlets.first() {
+            first.wake();
+        }
+        true
+    }
+
+    /// Whether frames of the host's own wait.
+    #[inline]
+    pub fn has_own(&self) -> bool {
+        self.has_own.load(Ordering::Acquire)
+    }
+
+    /// The frames of the host's own.
+    pub fn take_own(&self) -> Vec<Vec<u8>> {
+        let mut own = lock(&self.own);
+        self.has_own.store(false, Ordering::Release);
+        std::mem::take(&mut *own)
     }
 
     /// Receive queues that frames may go to, the first ones.

@@ -39,7 +39,7 @@ pub(crate) struct Inlet {
 /// What is behind the lock.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    /// Last bit of the queue's memory that was seen; the ring lies in it.
+    /// The queue, while its worker is parked.
     pub queue: Option<Queue>,
     /// Why the queue cannot be used any more.
     pub failed: Option<device_model::Error>,
@@ -50,6 +50,8 @@ pub(crate) struct Slot {
     pub starved: bool,
     /// The driver was asked to tell when it adds buffers.
     pub armed: bool,
+    /// Most bytes of buffers that were there at once.
+    pub most_room: u64,
 }
 
 impl Inlet {
@@ -61,6 +63,7 @@ impl Inlet {
             view: View::new(state.follow()),
             starved: false,
             armed: false,
+            most_room: 0,
         };
         Ok(Self {
             slot: Mutex::new(slot),
@@ -89,10 +92,34 @@ impl Inlet {
         Receiving::new(slot, &self.tally.receive, &self.alarm, expected)
     }
 
-    /// What the queue's memory is, if it is there.
-    pub fn memory(&self) -> Option<Arc<GuestMemory>> {
-        let slot = lock(&self.slot);
-        Some(Arc::clone(slot.queue.as_ref()?.memory()))
+    /// Whether frames could be put into the queue. If not, the driver is asked to tell when it adds buffers, and
+    /// [`Self::wake`] follows when it does, or when a queue is there.
+    pub fn has_room_or_arms(&self) -> bool {
+        let mut slot = lock(&self.slot);
+        let Slot {
+            queue,
+            failed,
+            armed,
+            ..
+        } = &mut *slot;
+        let Some(queue) = queue.as_mut().filter(|_| failed.is_none()) else {
+            return false;
+        };
+        if queue.has_work() {
+            return true;
+        }
+        *armed = true;
+        queue.arm()
+    }
+
+    /// The driver need not tell.
+    pub fn disarm(&self) {
+        let mut slot = lock(&self.slot);
+        let slot = &mut *slot;
+        if let Some(queue) = slot.queue.as_mut().filter(|_| slot.armed) {
+            queue.disarm();
+        }
+        slot.armed = false;
     }
 }
 
@@ -103,6 +130,7 @@ impl Shelf for Inlet {
         slot.batch.clear();
         slot.starved = false;
         slot.armed = false;
+        slot.most_room = 0;
         slot.queue = Some(queue);
         drop(slot);
         self.wake();

@@ -6,17 +6,24 @@ use std::sync::Arc;
 
 use device_model::Error;
 use device_model::QueueHandler;
+use guest_memory::GuestMemory;
 
 use crate::path::inlet::ReceiveQueue;
+use crate::path::link::LinkPair;
 use crate::path::pair::SwitchPair;
+use crate::path::tally::TransmitTally;
+use crate::path::transmit::Burst;
 use crate::port::Attachment;
 use crate::port::Port;
 use crate::switch::Sender;
 
+mod from_link;
 pub(crate) mod header;
 pub(crate) mod inlet;
+mod link;
 pub(crate) mod pair;
 pub(crate) mod receive;
+pub(crate) mod soften;
 pub(crate) mod tally;
 pub(crate) mod transmit;
 
@@ -28,7 +35,7 @@ pub(crate) fn transmit_handler(
     let tally = core.tallies.get(usize::from(pair));
     let tally = tally.ok_or(Error::Unsupported)?;
     match port.attachment() {
-        Attachment::Links(_) => Err(Error::Unsupported),
+        Attachment::Links(_) => Ok(Box::new(LinkPair::new(port, pair)?)),
         Attachment::Switch(switch, number) => {
             let sender = Sender::new(switch, *number, pair);
             Ok(Box::new(SwitchPair::new(core, tally, sender)))
@@ -42,6 +49,22 @@ pub(crate) fn receive_handler(port: &Arc<Port>, pair: u16) -> Result<Box<dyn Que
     Ok(Box::new(ReceiveQueue::new(Arc::clone(inlet))))
 }
 
-pub(crate) fn send_own(_port: &Port, _frame: &[u8]) -> Result<(), Error> {
-    Err(Error::Unsupported)
+/// Sends a frame of the host's making.
+pub(crate) fn send_own(port: &Port, frame: &[u8]) -> Result<(), Error> {
+    let core = port.core();
+    match port.attachment() {
+        Attachment::Links(_) if core.add_own(frame) => Ok(()),
+        Attachment::Links(_) => Err(Error::Unsupported),
+        Attachment::Switch(switch, number) => {
+            let mut burst = Burst::new();
+            if !core.state.get().link_up || !burst.set_own(frame) {
+                return Err(Error::Unsupported);
+            }
+            // Counted apart: the pairs' counters belong to their workers.
+            let tally = TransmitTally::default();
+            let mut sender = Sender::new(switch, *number, 0);
+            sender.forward(&mut burst, &GuestMemory::default(), &tally);
+            Ok(())
+        }
+    }
 }

@@ -105,10 +105,15 @@ impl View {
         self.header_size
     }
 
-    /// Whether a frame may lie in several buffers.
+    /// What frames may leave to the guest.
+    pub fn offloads(&self) -> Offloads {
+        self.offloads
+    }
+
+    /// Whether a frame's first bytes are needed to deliver it.
     #[inline]
-    pub fn mergeable(&self) -> bool {
-        self.mergeable
+    pub fn looks(&self) -> bool {
+        !self.open || self.hashes
     }
 
     /// `hash_value` and `hash_report` for the frame that begins with `head`.
@@ -340,19 +345,84 @@ impl<'a> Receiving<'a> {
         self.tally.starved.add(frames);
     }
 
-    /// Whether a queue is there that can be used.
-    pub fn is_open(&self) -> bool {
-        self.memory.is_some() && self.slot.failed.is_none()
-    }
-
     /// The state of the port.
+    #[inline]
     pub fn view(&self) -> &View {
         &self.slot.view
     }
 
     /// The counters.
+    #[inline]
     pub fn tally(&self) -> &'a ReceiveTally {
         self.tally
+    }
+
+    /// The queue's memory, if there is a queue that can be used.
+    pub fn memory(&self) -> Option<&Arc<GuestMemory>> {
+        self.memory.as_ref().filter(|_| self.slot.failed.is_none())
+    }
+
+    /// The next `count` chains.
+    pub fn taken(&self, count: usize) -> impl Iterator<Item = Chain<'_>> {
+        (self.next..self.next + count).filter_map(|at| self.slot.batch.get(at))
+    }
+
+    /// How many of the next chains `len` bytes fill, if they do.
+    pub fn chains_for(&self, len: usize) -> Option<usize> {
+        let mut room = 0;
+        for at in self.next..self.slot.batch.len() {
+            room += writable_bytes(&self.slot.batch.get(at)?);
+            if room >= len as u64 {
+                return Some(at + 1 - self.next);
+            }
+        }
+        None
+    }
+
+    /// Most bytes of buffers that were there at once.
+    pub fn most_room(&self) -> u64 {
+        self.slot.most_room
+    }
+
+    /// Chains for a frame of up to `capacity` bytes with its header, as many as there are, and their bytes; one chain
+    /// if frames must not be spread. `None` if there are none.
+    pub fn gather_room(&mut self, capacity: usize) -> Option<(usize, u64)> {
+        let least = (self.view().header_size + ETHERNET_HEADER_SIZE) as u64;
+        let (mut count, mut room) = (0, 0);
+        loop {
+            let slot = &mut *self.slot;
+            let queue = slot.queue.as_mut()?;
+            if self.next != 0 && self.next == slot.batch.len() {
+                slot.batch.clear();
+                self.next = 0;
+            }
+            let at = self.next + count;
+            let more =
+                at < slot.batch.len() || take(queue, &mut slot.failed, &mut slot.batch, BURST);
+            let Some(chain) = slot.batch.get(at).filter(|_| more) else {
+                break;
+            };
+            let bytes = writable_bytes(&chain);
+            let useless = if slot.view.mergeable { 1 } else { least };
+            if count == 0 && bytes < useless {
+                self.tally.bad_chain.add(1);
+                self.use_chains(1, 0);
+                continue;
+            }
+            room += bytes;
+            count += 1;
+            if room >= capacity as u64 || !slot.view.mergeable {
+                break;
+            }
+        }
+        self.slot.most_room = self.slot.most_room.max(room);
+        (count != 0).then_some((count, room))
+    }
+
+    /// A frame of `len` bytes is in the guest's buffers.
+    pub fn delivered(&mut self, len: usize) {
+        self.frames += 1;
+        self.bytes += len as u64;
     }
 }
 

@@ -21,16 +21,18 @@ use crate::path::tally::TransmitTally;
 
 /// Most frames of a burst.
 pub(crate) const BURST: usize = 64;
-/// Bytes of a place in the arena: room for the longest header, then the first bytes of the frame.
-const PLACE: usize = 256;
-/// First bytes of a frame that are copied: shorter frames entirely; of longer ones more than all protocol headers of TCP
-/// over IPv6 with two VLAN tags.
-pub(crate) const HEAD: usize = PLACE - HASH_HEADER_SIZE;
+/// Bytes of a place in the arena: room for the longest header, then the first 300 bytes of the frame: all of a short
+/// one, and more than all protocol headers of TCP over IPv6 with two VLAN tags.
+const PLACE: usize = 320;
+const _: () = assert!(PLACE - HASH_HEADER_SIZE >= crate::HEAD_BYTES);
 /// Chains whose first bytes are on their way to the CPU's cache while one is read.
 const AHEAD: usize = 8;
 
 /// One place of the arena: a header that ends where the frame begins.
 pub(crate) type Place = [u8; PLACE];
+
+/// A place with nothing in it.
+pub(crate) const EMPTY_PLACE: Place = [0; PLACE];
 
 /// One frame that passed.
 #[derive(Clone, Copy, Debug)]
@@ -189,6 +191,26 @@ impl Burst {
         bytes.unwrap_or_default()
     }
 
+    /// Makes the burst one frame of the host's own; `false` if it is too long for the arena.
+    pub fn set_own(&mut self, frame: &[u8]) -> bool {
+        self.batch.clear();
+        self.frames.clear();
+        let end = HASH_HEADER_SIZE + frame.len();
+        let place = self.arena.first_mut();
+        let Some(room) = place.and_then(|place| place.get_mut(HASH_HEADER_SIZE..end)) else {
+            return false;
+        };
+        room.copy_from_slice(frame);
+        self.frames.push(Frame {
+            at: 0,
+            head: frame.len() as u16,
+            len: frame.len() as u32,
+            to: 0,
+            header: Header::default(),
+        });
+        true
+    }
+
     /// Gives all chains of the burst back to the driver: delivered, dropped or refused.
     ///
     /// # Errors
@@ -207,6 +229,12 @@ impl Burst {
 }
 
 impl Departing<'_> {
+    /// Bytes of the frame that are not in `place`.
+    #[inline]
+    pub fn behind(&self) -> usize {
+        self.len - self.head
+    }
+
     /// The frame's first bytes.
     #[inline]
     pub fn head(&self) -> &[u8] {

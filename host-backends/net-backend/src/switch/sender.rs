@@ -11,8 +11,11 @@ use guest_memory::GuestMemory;
 
 use crate::path::inlet::Inlet;
 use crate::path::receive::Outcome;
+use crate::path::receive::Receiving;
+use crate::path::soften::soften;
 use crate::path::tally::TransmitTally;
 use crate::path::transmit::Burst;
+use crate::path::transmit::Departing;
 use crate::path::transmit::Frame;
 use crate::port::Core;
 use crate::published::Follower;
@@ -238,7 +241,7 @@ fn hand_over(
             {
                 match queue.deliver(&mut frame) {
                     Outcome::Done => {}
-                    Outcome::Unfit => queue.tally().unsupported.add(1),
+                    Outcome::Unfit => deliver_softened(&mut queue, &frame),
                     Outcome::Starved => break,
                 }
             }
@@ -263,5 +266,23 @@ fn hand_over(
         for _ in 0..32 {
             std::hint::spin_loop();
         }
+    }
+}
+
+/// Finishes a frame in software for a receiver that cannot take it as it is.
+#[cold]
+fn deliver_softened(queue: &mut Receiving<'_>, frame: &Departing<'_>) {
+    let accepts = queue.view().offloads();
+    let mut starved = 0;
+    let softened = soften(frame, accepts, &mut Vec::new(), |mut piece| {
+        let lost = queue.deliver(&mut piece) != Outcome::Done;
+        starved += u64::from(lost);
+        !lost
+    });
+    if starved != 0 {
+        queue.tally().starved.add(starved);
+    }
+    if softened.is_err() {
+        queue.tally().unsupported.add(1);
     }
 }
