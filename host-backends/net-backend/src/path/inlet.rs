@@ -17,9 +17,9 @@ use virtqueue::ChainBatch;
 
 use crate::Error;
 use crate::path::receive::Receiving;
-use crate::path::receive::View;
 use crate::path::tally::PairTally;
 use crate::path::transmit::BURST;
+use crate::path::view::View;
 use crate::port::PortState;
 use crate::published::Published;
 use crate::published::lock;

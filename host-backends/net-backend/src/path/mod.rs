@@ -26,6 +26,10 @@ pub(crate) mod receive;
 pub(crate) mod soften;
 pub(crate) mod tally;
 pub(crate) mod transmit;
+mod view;
+
+#[cfg(test)]
+mod tests;
 
 pub(crate) fn transmit_handler(
     port: &Arc<Port>,

@@ -10,9 +10,7 @@ use device_model::Queue;
 use guest_memory::Cursor;
 use guest_memory::EventFd;
 use guest_memory::GuestMemory;
-use net_link::Offloads;
 use virtio_spec::net::ETHERNET_HEADER_SIZE;
-use virtio_spec::net::feature;
 use virtqueue::Chain;
 use virtqueue::ChainBatch;
 
@@ -21,24 +19,10 @@ use crate::path::inlet::Slot;
 use crate::path::tally::ReceiveTally;
 use crate::path::transmit::BURST;
 use crate::path::transmit::Departing;
-use crate::port::PortState;
-use crate::published::Follower;
-use crate::published::Published;
+use crate::path::view::View;
 
 /// Buffers whose first bytes are on their way to the CPU's cache while one is written.
 const AHEAD: usize = 8;
-
-/// A port's state as its receive queue sees it, looked up once per change.
-#[derive(Debug)]
-pub(crate) struct View {
-    state: Follower<PortState>,
-    header_size: usize,
-    mergeable: bool,
-    offloads: Offloads,
-    /// Frames need no look.
-    open: bool,
-    hashes: bool,
-}
 
 /// What became of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,77 +57,6 @@ enum Room {
     Starved,
     /// They are too small, for ever.
     TooSmall,
-}
-
-impl View {
-    pub fn new(state: Follower<PortState>) -> Self {
-        Self {
-            header_size: state.header_size(),
-            mergeable: state.has(feature::MRG_RXBUF),
-            offloads: state.offloads,
-            open: state.link_up && state.receive.is_open(),
-            hashes: state.has(feature::HASH_REPORT),
-            state,
-        }
-    }
-
-    #[inline]
-    pub fn refresh(&mut self, from: &Published<PortState>) {
-        if self.state.refresh(from) {
-            *self = Self::new(from.follow());
-        }
-    }
-
-    /// The state.
-    pub fn state(&self) -> &Arc<PortState> {
-        self.state.get()
-    }
-
-    /// Bytes of the header before each frame.
-    #[inline]
-    pub fn header_size(&self) -> usize {
-        self.header_size
-    }
-
-    /// What frames may leave to the guest.
-    pub fn offloads(&self) -> Offloads {
-        self.offloads
-    }
-
-    /// Whether a frame's first bytes are needed to deliver it.
-    #[inline]
-    pub fn looks(&self) -> bool {
-        !self.open || self.hashes
-    }
-
-    /// `hash_value` and `hash_report` for the frame that begins with `head`.
-    #[inline]
-    pub fn hash(&self, head: &[u8]) -> (u32, u16) {
-        if !self.hashes {
-            return (0, 0);
-        }
-        let hash = self.state.hasher.as_ref().map(|hasher| hasher.frame(head));
-        let hash = hash.unwrap_or_default();
-        (hash.value, hash.report)
-    }
-
-    /// Whether the driver wants the frame that begins with `head`; counts it if not.
-    #[inline]
-    pub fn admits(&self, head: &[u8], tally: &ReceiveTally) -> bool {
-        self.open || self.admits_by_look(head, tally)
-    }
-
-    fn admits_by_look(&self, head: &[u8], tally: &ReceiveTally) -> bool {
-        if !self.state.link_up {
-            tally.link_down.add(1);
-            return false;
-        }
-        let wanted = self.state.receive.admits(head);
-        if !wanted {
-            tally.filtered.add(1);
-        }
-        wanted
-    }
 }
 
 impl<'a> Receiving<'a> {
@@ -185,7 +98,7 @@ impl<'a> Receiving<'a> {
         if !view.admits(frame.head(), self.tally) {
             return Outcome::Done;
         }
-        if !fits(view.offloads, &frame.header) {
+        if !fits(view.offloads(), &frame.header) {
             return Outcome::Unfit;
         }
         if self.next == batch.len() {
@@ -199,14 +112,14 @@ impl<'a> Receiving<'a> {
             }
         }
         prefetch(memory, batch, self.next + AHEAD);
-        let len = view.header_size + frame.len;
+        let len = view.header_size() + frame.len;
         if frame.rest.is_none()
             && let Some(chain) = batch.get(self.next)
             && let [only] = chain.writable
             && only.len as usize >= len
         {
             let hash = view.hash(frame.head());
-            let bytes = frame.with_header(view.header_size, 1, hash);
+            let bytes = frame.with_header(view.header_size(), 1, hash);
             let written = memory.write(only.addr, bytes).is_ok();
             if !written {
                 self.tally.bad_chain.add(1);
@@ -228,7 +141,7 @@ impl<'a> Receiving<'a> {
         let Some(memory) = self.memory.clone() else {
             return Outcome::Done;
         };
-        let len = self.slot.view.header_size + frame.len;
+        let len = self.slot.view.header_size() + frame.len;
         let count = match self.find_room(len) {
             Room::Chains(count) => count,
             Room::Starved => return Outcome::Starved,
@@ -242,7 +155,7 @@ impl<'a> Receiving<'a> {
         let chains = self.next..self.next + count;
         let buffers = u16::try_from(count).unwrap_or(u16::MAX);
         let rest = frame.rest.take();
-        let first = frame.with_header(view.header_size, buffers, hash);
+        let first = frame.with_header(view.header_size(), buffers, hash);
         if scatter(&memory, &self.slot.batch, chains, len, first, rest) {
             self.frames += 1;
             self.bytes += frame.len as u64;
@@ -260,7 +173,7 @@ impl<'a> Receiving<'a> {
     /// Finds the chains for `len` bytes with their header; takes more if need be, and steps over useless ones.
     fn find_room(&mut self, len: usize) -> Room {
         let view = &self.slot.view;
-        let (mergeable, least) = (view.mergeable, view.header_size + ETHERNET_HEADER_SIZE);
+        let (mergeable, least) = (view.mergeable(), view.header_size() + ETHERNET_HEADER_SIZE);
         let (mut count, mut room) = (0, 0_u64);
         loop {
             let at = self.next + count;
@@ -387,7 +300,7 @@ impl<'a> Receiving<'a> {
     /// Chains for a frame of up to `capacity` bytes with its header, as many as there are, and their bytes; one chain
     /// if frames must not be spread. `None` if there are none.
     pub fn gather_room(&mut self, capacity: usize) -> Option<(usize, u64)> {
-        let least = (self.view().header_size + ETHERNET_HEADER_SIZE) as u64;
+        let least = (self.view().header_size() + ETHERNET_HEADER_SIZE) as u64;
         let (mut count, mut room) = (0, 0);
         loop {
             let slot = &mut *self.slot;
@@ -403,7 +316,7 @@ impl<'a> Receiving<'a> {
                 break;
             };
             let bytes = writable_bytes(&chain);
-            let useless = if slot.view.mergeable { 1 } else { least };
+            let useless = if slot.view.mergeable() { 1 } else { least };
             if count == 0 && bytes < useless {
                 self.tally.bad_chain.add(1);
                 self.use_chains(1, 0);
@@ -411,7 +324,7 @@ impl<'a> Receiving<'a> {
             }
             room += bytes;
             count += 1;
-            if room >= capacity as u64 || !slot.view.mergeable {
+            if room >= capacity as u64 || !slot.view.mergeable() {
                 break;
             }
         }

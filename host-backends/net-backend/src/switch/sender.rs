@@ -36,7 +36,7 @@ const NOWHERE: u16 = u16::MAX - 1;
 const GONE: u16 = u16::MAX - 2;
 
 /// An answer of the table.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Known {
     address: Address,
     to: u16,
@@ -44,6 +44,14 @@ struct Known {
     changes: u32,
     second: u32,
 }
+
+/// No answer: its second never comes.
+const UNKNOWN: Known = Known {
+    address: Address::ZERO,
+    to: NOWHERE,
+    changes: 0,
+    second: u32::MAX,
+};
 
 /// One sender's view of its switch.
 #[derive(Debug)]
@@ -64,15 +72,15 @@ impl Sender {
             number: number.0,
             pair,
             ports: switch.ports.follow(),
-            known: [Known::default(); KNOWN],
-            source: (Address::default(), u32::MAX),
+            known: [UNKNOWN; KNOWN],
+            source: (Address::ZERO, u32::MAX),
         }
     }
 
     /// Delivers all frames of the burst, which were read from `memory`.
     pub fn forward(&mut self, burst: &mut Burst, memory: &GuestMemory, tally: &TransmitTally) {
         if self.ports.refresh(&self.switch.ports) {
-            self.known = [Known::default(); KNOWN];
+            self.known = [UNKNOWN; KNOWN];
         }
         let flood = self.address(burst);
         let ports = Arc::clone(self.ports.get());

@@ -19,10 +19,13 @@ const WAYS_PER_PORT: usize = 3;
 pub(crate) const AGE: u32 = 300;
 
 /// An address, as a number.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Address(u64);
 
 impl Address {
+    /// No station's.
+    pub const ZERO: Self = Self(0);
+
     #[inline]
     pub fn new(bytes: [u8; 6]) -> Self {
         let [a, b, c, d, e, f] = bytes;
@@ -98,7 +101,7 @@ impl Table {
 
     /// A frame from `address` came in at `port`.
     pub fn learn(&self, address: Address, port: u16, now: u32) {
-        if address.is_group() || address == Address::default() {
+        if address.is_group() || address == Address::ZERO {
             return;
         }
         let Some((Set(keys), heard)) = self.set(address) else {

@@ -1,0 +1,250 @@
+//! A queue pair on a link.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+
+use guest_memory::EventFd;
+use net_link::Offloads;
+use nix::poll::PollFd;
+use nix::poll::PollFlags;
+use nix::poll::PollTimeout;
+use nix::poll::poll;
+use virtio_spec::net::Header;
+use virtio_spec::net::feature as net;
+use zerocopy::IntoBytes;
+
+use crate::path::tests::rig::FakeLink;
+use crate::path::tests::rig::Guest;
+use crate::path::tests::rig::MERGEABLE;
+use crate::path::tests::rig::OFFLOADS;
+use crate::path::tests::rig::PLAIN;
+use crate::path::tests::rig::Wire;
+use crate::path::tests::rig::frame;
+use crate::published::lock;
+
+struct Rig {
+    guest: Guest,
+    wire: Arc<Mutex<Wire>>,
+    ready: Arc<EventFd>,
+}
+
+fn rig(features: u64, offloads: Offloads) -> Rig {
+    let link = FakeLink::new(offloads);
+    let (wire, ready) = (Arc::clone(&link.wire), Arc::clone(&link.ready));
+    Rig {
+        guest: Guest::on_link(link, features),
+        wire,
+        ready,
+    }
+}
+
+impl Rig {
+    fn arrive(&self, frame: &[u8]) {
+        let bytes = [Header::default().as_bytes(), frame].concat();
+        lock(&self.wire).waiting.push_back(bytes);
+        self.ready.notify();
+    }
+
+    fn sent(&self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut lock(&self.wire).sent)
+    }
+
+    /// Whether the worker would wake.
+    fn is_awake(&self) -> bool {
+        let fd = self.guest.handler.completion_fd().expect("a descriptor");
+        let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO).expect("a poll") == 1
+    }
+}
+
+#[test]
+fn frames_go_both_ways_through_one_worker() {
+    for features in [PLAIN, MERGEABLE, MERGEABLE | net::HASH_REPORT] {
+        let mut rig = rig(features, Offloads::ALL);
+        for len in [14, 60, 300, 301, 1514] {
+            rig.guest.post(&[2000]);
+            rig.arrive(&frame(9, 1, len));
+            rig.guest.send_all(&[frame(1, 9, len)]);
+            let sent = rig.sent();
+            assert_eq!(sent.len(), 1);
+            assert_eq!(sent[0][..12], [0; 12]);
+            assert_eq!(sent[0][12..], frame(1, 9, len));
+            let got = rig.guest.got();
+            assert_eq!(got.len(), 1);
+            assert_eq!(got[0].frame, frame(9, 1, len));
+            assert_eq!(got[0].header.num_buffers.get(), 1);
+        }
+    }
+}
+
+#[test]
+fn large_frames_from_a_link_are_spread_and_small_ones_follow() {
+    let mut rig = rig(MERGEABLE | OFFLOADS, Offloads::ALL);
+    assert_eq!(lock(&rig.wire).offloads, Offloads::ALL);
+    for _ in 0..50 {
+        rig.guest.post(&[1526]);
+    }
+    for len in [65_000, 60, 1515, 60] {
+        rig.arrive(&frame(9, 1, len));
+    }
+    // The last buffers are used after some looks for more.
+    (0..100).for_each(|_| rig.guest.run());
+    let got = rig.guest.got();
+    let buffers: Vec<u16> = got.iter().map(|got| got.header.num_buffers.get()).collect();
+    assert_eq!(buffers, [43, 1, 2, 1]);
+    for (got, len) in got.iter().zip([65_000, 60, 1515, 60]) {
+        assert!(got.frame == frame(9, 1, len));
+    }
+    assert_eq!(lock(&rig.wire).lost, 0);
+}
+
+#[test]
+fn row_25_a_link_whose_guest_starves_waits_asleep_until_buffers_come() {
+    let mut rig = rig(MERGEABLE, Offloads::ALL);
+    for nth in 0..100 {
+        rig.arrive(&frame(9, 1, 60 + nth));
+    }
+    rig.guest.run();
+    rig.guest.handler.sleeping(true);
+    let _ = rig.guest.shelf;
+    // The wake-up of the queue's arrival at its shelf is taken away by the first sleep.
+    rig.guest.handler.sleeping(false);
+    rig.guest.handler.sleeping(true);
+    assert!(!rig.is_awake(), "frames without buffers keep nobody awake");
+    for _ in 0..40 {
+        rig.guest.post(&[256]);
+    }
+    assert!(rig.guest.receive.publish() || !rig.is_awake());
+    rig.guest.shelf.kicked();
+    assert!(rig.is_awake());
+    rig.guest.handler.sleeping(false);
+    rig.guest.run();
+    // The last buffers wait for more, but not for ever.
+    rig.guest.handler.sleeping(true);
+    assert!(rig.is_awake());
+    rig.guest.handler.sleeping(false);
+    rig.guest.run();
+    assert_eq!(rig.guest.got().len(), 40);
+    for _ in 0..60 {
+        rig.guest.post(&[256]);
+    }
+    (0..100).for_each(|_| rig.guest.run());
+    let got = rig.guest.got();
+    assert_eq!(got.len(), 60, "none was lost");
+    assert_eq!(got[59].frame, frame(9, 1, 159));
+}
+
+#[test]
+fn a_full_link_is_waited_for_shortly_and_once() {
+    let mut rig = rig(PLAIN, Offloads::ALL);
+    lock(&rig.wire).room = Some(3);
+    let start = std::time::Instant::now();
+    for _ in 0..10 {
+        rig.guest.send_all(&[frame(1, 9, 60), frame(1, 9, 61)]);
+    }
+    assert!(start.elapsed() < std::time::Duration::from_secs(1));
+    assert_eq!((rig.guest.sent, rig.sent().len()), (20, 3));
+    assert_eq!(rig.guest.totals().transmit_link_dropped_total, 17);
+    lock(&rig.wire).room = None;
+    rig.guest.send_all(&[frame(1, 9, 62)]);
+    assert_eq!(rig.sent().len(), 1);
+}
+
+#[test]
+fn links_without_offloads_get_finished_frames() {
+    let mut rig = rig(MERGEABLE | OFFLOADS, Offloads::NONE);
+    // IPv4 and TCP, 3000 bytes of payload in segments of 1000.
+    let mut large = frame(1, 9, 14 + 20 + 20 + 3000);
+    large[12..14].copy_from_slice(&[8, 0]);
+    large[14] = 0x45;
+    large[16..18].copy_from_slice(&3040_u16.to_be_bytes());
+    large[20..22].fill(0);
+    large[23] = 6;
+    large[46] = 0x50;
+    let header = Header {
+        flags: 1,
+        gso_type: 1,
+        hdr_len: 54.into(),
+        gso_size: 1000.into(),
+        csum_start: 34.into(),
+        csum_offset: 16.into(),
+        num_buffers: 0.into(),
+    };
+    rig.guest.queue_frame(&header, &large);
+    rig.guest.run();
+    let sent = rig.sent();
+    assert_eq!(sent.len(), 3);
+    for (nth, piece) in sent.iter().enumerate() {
+        assert_eq!(piece[..12], [0; 12], "nothing is left to do");
+        let payload = 54 + nth * 1000..54 + (nth + 1) * 1000;
+        assert_eq!(piece[12 + 54..], large[payload]);
+    }
+    // Too short for what it claims to be.
+    rig.guest.queue_frame(&header, &large[..60]);
+    rig.guest.run();
+    assert_eq!(rig.guest.totals().transmit_unsupported_total, 1);
+    assert!(rig.sent().is_empty());
+}
+
+#[test]
+fn a_pulled_cable_stops_both_ways_and_the_worker_hears_of_it() {
+    let mut rig = rig(MERGEABLE, Offloads::ALL);
+    rig.guest.post(&[500]);
+    rig.guest.handler.sleeping(true);
+    rig.guest.port.update(|state| state.link_up = false);
+    assert!(rig.is_awake());
+    rig.guest.handler.sleeping(false);
+    rig.arrive(&frame(9, 1, 60));
+    rig.guest.send_all(&[frame(1, 9, 60)]);
+    assert!(rig.sent().is_empty() && rig.guest.got().is_empty());
+    assert_eq!(rig.guest.totals().transmit_link_down_total, 1);
+    rig.guest.handler.sleeping(true);
+    assert!(!rig.is_awake());
+    rig.guest.port.update(|state| state.link_up = true);
+    assert!(rig.is_awake());
+    rig.guest.handler.sleeping(false);
+    rig.guest.run();
+    assert_eq!(rig.guest.got().len(), 1);
+}
+
+#[test]
+fn row_26_what_waits_for_the_worker_is_bounded() {
+    let mut rig = rig(MERGEABLE, Offloads::ALL);
+    let taken = (0..1000).filter(|_| rig.guest.port.send_own(&frame(1, 9, 60)).is_ok());
+    let taken = taken.count();
+    assert!((1..=64).contains(&taken), "{taken}");
+    rig.guest.run();
+    assert_eq!(rig.sent().len(), taken);
+    rig.guest
+        .port
+        .send_own(&frame(1, 9, 60))
+        .expect("room again");
+}
+
+#[test]
+fn a_link_comes_back_to_its_port_with_the_worker() {
+    let rig = rig(MERGEABLE, Offloads::ALL);
+    let port = Arc::clone(&rig.guest.port);
+    assert!(port.transmit_handler(0).is_err(), "it has one owner");
+    drop(rig);
+    assert!(port.transmit_handler(0).is_ok());
+    assert!(port.transmit_handler(1).is_err());
+}
+
+#[test]
+fn frames_from_a_link_are_filtered_without_a_buffer() {
+    let mut rig = rig(MERGEABLE, Offloads::ALL);
+    rig.guest
+        .port
+        .update(|state| state.receive.modes.promiscuous = false);
+    rig.guest.post(&[500]);
+    for to in [7, 1] {
+        rig.arrive(&frame(9, to, 60));
+    }
+    lock(&rig.wire).waiting.push_back(vec![0; 20]);
+    rig.guest.run();
+    let got = rig.guest.got();
+    assert_eq!(got.len(), 1);
+    assert_eq!(got[0].frame, frame(9, 1, 60));
+    assert_eq!(rig.guest.totals().receive_filtered_total, 1);
+}

@@ -1,0 +1,10 @@
+//! The frame path against drivers in the same process: lies in headers and chains, buffers of every shape, neighbours that
+//! misbehave.
+
+pub mod rig;
+
+mod headers;
+mod links;
+mod neighbours;
+mod receiving;
+mod sending;
