@@ -3,6 +3,7 @@
 //! One rule: guests are bytes with their assembler beside them; a guest that hangs fails its test in seconds.
 
 mod cases;
+mod daemons;
 mod guest;
 mod monitor;
 
@@ -61,6 +62,18 @@ const TESTS: &[(&str, Test)] = &[
     (
         "the_monitor_ends_even_when_nobody_reads_its_output",
         monitor::stuck,
+    ),
+    (
+        "a_vm_brings_its_daemons_along_and_is_asked_about_them",
+        daemons::brought_along,
+    ),
+    (
+        "a_daemon_that_is_killed_comes_back_under_the_vm",
+        daemons::killed_daemon,
+    ),
+    (
+        "a_monitor_that_is_killed_takes_its_daemons_along",
+        daemons::killed_monitor,
     ),
 ];
 

@@ -18,7 +18,7 @@ use crate::cases::exit;
 use crate::guest::CODE;
 
 /// An ELF kernel of these bytes, with a PVH note.
-fn elf(code: &[u8]) -> Vec<u8> {
+pub fn elf(code: &[u8]) -> Vec<u8> {
     let note = [4u32, 4, 18, u32::from_le_bytes(*b"Xen\0"), CODE]
         .map(u32::to_le_bytes)
         .concat();

@@ -1,0 +1,204 @@
+//! Whole VMs with the daemons that they bring along, and the commands that ask about them.
+//!
+//! One rule: every VM has a runtime folder of its own, and whatever is killed, nothing of it is left at the end.
+
+use std::path::Path;
+use std::process::Command;
+use std::process::Output;
+use std::process::Stdio;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::Context;
+use anyhow::ensure;
+use nix::sys::signal::Signal;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+use vm::process::Process;
+
+use crate::monitor::elf;
+
+const LIMIT: Duration = Duration::from_secs(30);
+/// sti; hlt; jmp back
+const IDLE: [u8; 4] = [0xfb, 0xf4, 0xeb, 0xfc];
+
+/// A VM that was started from a file.
+struct Vm {
+    folder: TempDir,
+    process: Process,
+}
+
+impl Vm {
+    fn start(description: &str) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        std::fs::write(folder.path().join("kernel"), elf(&IDLE))?;
+        std::fs::write(folder.path().join("image"), vec![0; 1 << 20])?;
+        let file = folder.path().join("vm.toml");
+        let head = "name = 'web'\nkernel = 'kernel'\nmemory = '16M'\nserial = 'off'\n";
+        std::fs::write(&file, format!("{head}{description}"))?;
+        let mut command = paravane(folder.path())?;
+        command.arg("run").arg("--json").arg(file);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(folder.path().join("log"))?);
+        let process = Process::start("paravane", command)?;
+        let vm = Self { folder, process };
+        vm.wait("the start", |status| status["pid"] == vm.process.id())?;
+        Ok(vm)
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    fn say(&self, words: &[&str]) -> anyhow::Result<Output> {
+        let mut command = paravane(self.folder.path())?;
+        Ok(command.args(words).output()?)
+    }
+
+    fn status(&self) -> anyhow::Result<Value> {
+        let output = self.say(&["status", "--json"])?;
+        let mut all: Value = serde_json::from_slice(&output.stdout)?;
+        Ok(all["vms"][0].take())
+    }
+
+    fn wait(&self, what: &str, mut condition: impl FnMut(&Value) -> bool) -> anyhow::Result<Value> {
+        let end = Instant::now() + LIMIT;
+        loop {
+            let status = self.status()?;
+            if condition(&status) {
+                return Ok(status);
+            }
+            let late = Instant::now() > end;
+            ensure!(
+                !late,
+                "Waited in vain for {what}: {status:#}\n{}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Nothing runs, nothing is left. The keeper and the daemons are no children of ours, so this takes a moment.
+    fn nothing_is_left(&self, pids: &[u64]) -> anyhow::Result<()> {
+        let home = self.folder.path().join("runtime/web");
+        let end = Instant::now() + LIMIT;
+        while home.exists() || pids.iter().any(|pid| alive(*pid)) {
+            ensure!(Instant::now() < end, "{pids:?} or {} stay", home.display());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+}
+
+fn paravane(folder: &Path) -> anyhow::Result<Command> {
+    let mut command = Command::new(vm::binaries::monitor()?);
+    command.env("PARAVANE_RUNTIME_DIR", folder.join("runtime"));
+    Ok(command)
+}
+
+fn alive(pid: u64) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+fn pids(status: &Value) -> Vec<u64> {
+    let daemons = status["daemons"].as_array().into_iter().flatten();
+    daemons
+        .filter_map(|daemon| daemon["pid"].as_u64())
+        .collect()
+}
+
+fn send(pid: u64, signal: Signal) -> anyhow::Result<()> {
+    Ok(kill(Pid::from_raw(pid.try_into()?), signal)?)
+}
+
+const DEVICES: &str = "[[disk]]\nmemory-disk = '8M'\nqueues = 2\n\
+                       [[disk]]\npath = 'image'\nname = 'root'\n\
+                       [[net]]\nlink = 'null'\n";
+
+pub fn brought_along() -> anyhow::Result<()> {
+    let mut vm = Vm::start(DEVICES)?;
+    let status = vm.status()?;
+    let daemons = pids(&status);
+    ensure!(daemons.len() == 2, "{status:#}");
+    let names = |key: &str| -> Vec<_> {
+        let list = status[key].as_array().into_iter().flatten();
+        list.map(|one| one["name"].as_str().unwrap_or_default().to_string())
+            .collect()
+    };
+    ensure!(names("devices") == ["disk0", "root", "net0"]);
+    ensure!(names("daemons") == ["blockd", "netd"]);
+    for device in 0..3 {
+        ensure!(status["devices"][device]["numbers"]["connected"] == true);
+    }
+    ensure!(status["devices"][1]["numbers"]["capacity_bytes"] == 1 << 20);
+    let text = vm.say(&["status", "--prometheus"])?.stdout;
+    let text = String::from_utf8(text)?;
+    for line in [
+        "paravane_vm_device_connected{vm=\"web\",device=\"net0\",type=\"net\"} 1",
+        "paravane_vm_daemon_restarts_total{vm=\"web\",daemon=\"blockd\"} 0",
+        "paravane_block_reads_total{vm=\"web\",device=\"root\"} 0",
+        "paravane_vhost_user_connected{vm=\"web\",device=\"net0\"} 1",
+    ] {
+        ensure!(text.lines().any(|known| known == line), "{line} in {text}");
+    }
+    let set = vm.say(&["ctl", "web", "set", "net0", "link=down"])?;
+    ensure!(set.status.success(), "{set:?}");
+    vm.wait("the link", |status| {
+        status["devices"][2]["numbers"]["link_up"] == false
+    })?;
+    let grown = vm.say(&["ctl", "web", "resize", "disk0", "16777216"])?;
+    ensure!(grown.status.success(), "{grown:?}");
+    vm.wait("the size", |status| {
+        status["devices"][0]["numbers"]["capacity_bytes"] == 16 << 20
+    })?;
+    let second = vm.say(&["ctl", "web", "reset"])?;
+    ensure!(second.status.success(), "{second:?}");
+    vm.wait("the reset", |status| status["resets"] == 1)?;
+    ensure!(vm.say(&["ctl", "web", "stop"])?.status.success());
+    let end = vm.process.wait(LIMIT)?;
+    ensure!(end.code() == Some(0), "{end:?} {}", vm.log());
+    vm.nothing_is_left(&daemons)
+}
+
+pub fn killed_daemon() -> anyhow::Result<()> {
+    let mut vm = Vm::start(DEVICES)?;
+    for round in 1..=3 {
+        for (at, name) in ["blockd", "netd"].iter().enumerate() {
+            let pid = pids(&vm.status()?).get(at).copied();
+            send(
+                pid.with_context(|| format!("{name} has an id"))?,
+                Signal::SIGKILL,
+            )?;
+            vm.wait("the return", |status| {
+                let daemon = &status["daemons"][at];
+                daemon["restarts"] == round && daemon["pid"].is_u64()
+            })?;
+        }
+        vm.wait("the connections", |status| {
+            let devices = status["devices"].as_array().into_iter().flatten();
+            devices.clone().count() == 3
+                && devices
+                    .clone()
+                    .all(|device| device["numbers"]["connected"] == true)
+        })?;
+        ensure!(vm.process.running(), "{}", vm.log());
+    }
+    let daemons = pids(&vm.status()?);
+    send(vm.process.id().into(), Signal::SIGTERM)?;
+    let end = vm.process.wait(LIMIT)?;
+    ensure!(end.code() == Some(0), "{end:?} {}", vm.log());
+    vm.nothing_is_left(&daemons)
+}
+
+pub fn killed_monitor() -> anyhow::Result<()> {
+    let mut vm = Vm::start(DEVICES)?;
+    let daemons = pids(&vm.status()?);
+    send(vm.process.id().into(), Signal::SIGKILL)?;
+    vm.process.wait(LIMIT)?;
+    vm.nothing_is_left(&daemons)
+}
