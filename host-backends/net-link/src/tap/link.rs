@@ -1,6 +1,18 @@
 //! One queue of a TAP interface.
 //!
 //! Rule: an interface that is down loses frames, one that was removed ends the link; neither ends the process.
+//!
+//! One system call per frame, because batches gain nothing: the driver of the interface has no call for several frames,
+//! and the way into the kernel is a small part of what a frame costs there. CPU time of the thread, in proportion to a
+//! loop of plain writev or readv (`cargo bench -p net-link`, Linux 6.18; the plain loop: 380 ns for 64 bytes sent):
+//!
+//! | | this link | io_uring, 64 frames per call |
+//! |---|---|---|
+//! | send 64 bytes | 1.06 | 1.02 |
+//! | send 1514 bytes | 1.05 | 1.03 |
+//! | send 64 KiB to be cut | 1.01 | 0.99 |
+//! | receive 64 bytes | 1.08 | |
+//! | receive 1514 bytes | 1.05 | |
 #![expect(unsafe_code, reason = "reads and writes go to guest memory directly")]
 
 use std::fs::File;

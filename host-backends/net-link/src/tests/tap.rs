@@ -383,3 +383,29 @@ fn descriptors_that_were_inherited_are_used_after_a_look_at_them() {
         },
     );
 }
+
+#[test]
+fn an_inherited_interface_gets_our_header_size() {
+    namespace::run("an_inherited_interface_gets_our_header_size", || {
+        make_interface("");
+        let file = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/net/tun")
+            .unwrap();
+        let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+        crate::tap::sys::attach_interface(&file, "t0", flags).unwrap();
+        let memory = frames::ram();
+        let socket = UdpSocket::bind("10.9.0.1:5000").unwrap();
+        namespace::wait_until_up("t0");
+        for theirs in [10, 20, 12] {
+            crate::tap::sys::set_header(&file, theirs).unwrap();
+            let mut link = open(&format!("fd:{}", file.as_raw_fd()), 1)
+                .unwrap()
+                .remove(0);
+            socket.send_to(b"sized", "10.9.0.2:4000").unwrap();
+            let got = receive(link.as_mut(), &memory, 2048).unwrap();
+            assert_eq!(got.len(), HEADER_BYTES + 42 + 5, "{theirs}");
+        }
+    });
+}
