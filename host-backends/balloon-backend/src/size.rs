@@ -20,6 +20,9 @@ impl FromStr for ByteSize {
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim();
         let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let number: u64 = digits
+            .parse()
+            .map_err(|_| format!("{text:?} is no size, write for example 512M or 10G"))?;
         let suffix = text.get(digits.len()..).unwrap_or_default();
         let shift = match suffix.to_ascii_uppercase().trim_end_matches("IB") {
             "" | "B" => 0,
@@ -29,9 +32,6 @@ impl FromStr for ByteSize {
             "T" => 40,
             other => return Err(format!("{other:?} is no size suffix, write K, M, G or T")),
         };
-        let number: u64 = digits
-            .parse()
-            .map_err(|_| format!("{text:?} is no size, write for example 512M or 10G"))?;
         number
             .checked_mul(1 << shift)
             .map(ByteSize)

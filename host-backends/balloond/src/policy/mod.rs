@@ -34,7 +34,6 @@ pub use guest::Guest;
 pub use guest::Sample;
 pub use guest::State;
 
-use guest::Need;
 use guest::View;
 
 /// Smallest change that is worth a decision, in bytes.

@@ -50,7 +50,7 @@ pub fn fair(whole: u64, wishes: &[Wish]) -> Vec<u64> {
     // The level at which sum(clamp(level * weight)) meets the whole, by halving.
     let at = |level: u128| -> Vec<u64> {
         let part = |wish: &Wish| {
-            let share = level * u128::from(wish.weight.max(1)) >> 16;
+            let share = (level * u128::from(wish.weight.max(1))) >> 16;
             let share = u64::try_from(share).unwrap_or(u64::MAX);
             share.min(wish.most).max(wish.floor)
         };

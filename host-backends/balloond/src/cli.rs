@@ -1,0 +1,92 @@
+//! The command line: one balloon by flags, or many by a config file.
+
+use std::path::PathBuf;
+
+use balloon_backend::BalloonSpec;
+use clap::Parser;
+use daemon_shell::ProcessSpec;
+use daemon_shell::ServiceSpec;
+use daemon_shell::SocketSpec;
+
+use crate::pool::PoolSpec;
+
+const EXAMPLES: &str = "\
+Examples:
+  A balloon for one virtual machine, moved by hand:
+    paravane-balloond --socket-path /tmp/balloon.sock --policy manual --control-socket /tmp/control.sock
+    echo 'set target=512M' | socat - UNIX:/tmp/control.sock     (with more than one device: set NAME target=512M)
+
+  The machine's side; memory must be shared. Our own monitor, in vm.toml:
+    [balloon]
+    socket = \"/tmp/balloon.sock\"
+
+  QEMU 10.1 or later (its device of this name takes any vhost-user back-end; 5 is the balloon):
+    qemu-system-x86_64 -m 2G -object memory-backend-memfd,id=m,size=2G,share=on -numa node,memdev=m \\
+      -chardev socket,id=b,path=/tmp/balloon.sock \\
+      -device vhost-user-test-device-pci,chardev=b,virtio-id=5,num_vqs=5,vq_size=128,config_size=16
+
+  Cloud Hypervisor:
+    cloud-hypervisor --memory size=2G,shared=on \\
+      --generic-vhost-user socket=/tmp/balloon.sock,device_type=5,queue_sizes=[128,128,128,128,128] ...
+
+  Many machines that share what the host has, in one process:
+    paravane-balloond --config balloons.toml
+
+      control-socket = \"/run/paravane/balloon-control.sock\"
+      [pool]
+      reserve = \"2G\"              # the host keeps this available
+      # size = \"32G\"              # or: all guests together get this much
+      [[device]]
+      name = \"web\"
+      socket-path = \"/run/paravane/web-balloon.sock\"
+      floor = \"1G\"                # never less
+      ceiling = \"8G\"              # never more
+      weight = 200                # twice the share of others when memory is short
+      [[device]]
+      name = \"batch\"
+      socket-path = \"/run/paravane/batch-balloon.sock\"
+      floor = \"512M\"
+
+  What it decided and why; what it would decide; one guest taken out of its hands:
+    echo status | socat - UNIX:/run/paravane/balloon-control.sock
+    echo 'set dry-run=on' | socat - UNIX:/run/paravane/balloon-control.sock
+    echo 'set batch policy=manual target=1G' | socat - UNIX:/run/paravane/balloon-control.sock
+
+  Before memory is pinned or copied by somebody else, and after:
+    echo 'set web inhibit=on'  | socat - UNIX:/run/paravane/balloon-control.sock
+    echo 'set web inhibit=off' | socat - UNIX:/run/paravane/balloon-control.sock";
+
+/// Serves balloons to virtual machines over vhost-user, and moves memory between them.
+///
+/// Pages that a guest puts into its balloon, or reports free, go back to the host at once. With policy auto the pool
+/// moves targets between floor and ceiling: it watches the guests' statistics and the host's memory, takes from those
+/// with memory to spare, and gives back at once to a guest that swaps, kills processes, runs low or falls silent. Every
+/// flag is a key of the config file too; those of the pool stand in its table [pool], without the word.
+#[derive(Debug, Parser)]
+#[command(name = "paravane-balloond", version, max_term_width = 110)]
+#[command(after_long_help = format!("{EXAMPLES}\n\n{}", daemon_shell::exit::HELP))]
+#[command(after_help = "See --help for examples and exit codes.")]
+pub struct Cli {
+    /// Serve the balloons of this TOML file.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["balloon", "socket", "service"])]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub socket: SocketSpec,
+    #[command(flatten)]
+    pub balloon: BalloonSpec,
+    #[command(flatten)]
+    pub pool: PoolSpec,
+    #[command(flatten)]
+    pub service: ServiceSpec,
+    #[command(flatten)]
+    pub process: ProcessSpec,
+    /// Print what this daemon can do, as vhost-user.json prescribes, and end.
+    #[arg(long, exclusive = true)]
+    pub print_capabilities: bool,
+    /// Print the descriptor for /usr/share/qemu/vhost-user/50-paravane-balloond.json, and end.
+    #[arg(long, exclusive = true)]
+    pub print_descriptor: bool,
+    /// Write the manual page into this folder, and end.
+    #[arg(long, value_name = "FOLDER", exclusive = true, hide = true)]
+    pub man_pages: Option<PathBuf>,
+}
