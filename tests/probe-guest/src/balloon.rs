@@ -45,6 +45,8 @@ struct Job<'a> {
     rounds: u64,
     reports: bool,
     relieves: bool,
+    /// Pages that the guest uses more after each round.
+    grow: usize,
 }
 
 /// Whether a function is a modern virtio balloon.
@@ -69,6 +71,7 @@ pub(crate) fn run(machine: &Machine, task: &Task<'_>) -> Result<(), Failure> {
         rounds: 0,
         reports: task.flag("report", false),
         relieves: task.flag("oom", false),
+        grow: (number(task, "grow", 0)? / PAGE_SIZE) as usize,
     };
     if task.flag("traffic", false) {
         job.traffic = Some(Traffic::open(machine, task)?);
@@ -225,6 +228,12 @@ impl Job<'_> {
         if self.driver.target() == 0 && self.inflated {
             self.inflated = false;
             self.rounds += 1;
+            if self.grow > 0 {
+                let pages = self.pool.use_pages(self.grow, 1);
+                Line::new("balloon_grown")
+                    .number("pages", pages as u64)
+                    .print();
+            }
         }
     }
 

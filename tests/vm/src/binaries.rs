@@ -10,7 +10,7 @@ use crate::paths;
 use crate::process;
 
 /// Cargo packages and the programs they make.
-const PACKAGES: &[&str] = &["blockd", "netd", "monitor"];
+const PACKAGES: &[&str] = &["blockd", "netd", "balloond", "monitor"];
 
 /// Where the programs are, built by the first caller. `PARAVANE_BIN_DIR` names programs that were
 /// built before.

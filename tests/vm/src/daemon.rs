@@ -147,6 +147,44 @@ impl Daemon {
         .started()
     }
 
+    /// The balloon daemon with one balloon for each of these VMs, on `<folder>/<vm>.sock`; with
+    /// each go more lines of its table, and `pool` are those of the table `[pool]`. Its log is
+    /// `<logs>/balloond.log`.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn balloons(
+        folder: &Path,
+        logs: &Path,
+        vms: &[(&'static str, &str)],
+        pool: &str,
+    ) -> anyhow::Result<Self> {
+        let control = path(folder, "balloond-control");
+        let mut config = format!("control-socket = {control:?}\n[pool]\n{pool}\n");
+        let mut sockets = Vec::new();
+        for (vm, lines) in vms {
+            let socket = path(folder, vm);
+            write!(
+                config,
+                "[[device]]\nname = {vm:?}\nsocket-path = {socket:?}\n{lines}\n"
+            )?;
+            sockets.push(socket);
+        }
+        let file = folder.join("balloond.toml");
+        std::fs::write(&file, config)?;
+        Self {
+            name: "paravane-balloond",
+            log: logs.join("balloond.log"),
+            prefix: Vec::new(),
+            arguments: vec!["--config".into(), file.display().to_string()],
+            sockets,
+            control,
+            process: None,
+            starts: 0,
+        }
+        .started()
+    }
+
     fn started(mut self) -> anyhow::Result<Self> {
         self.restart()?;
         Ok(self)

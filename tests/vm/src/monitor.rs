@@ -29,6 +29,10 @@ pub struct Vm {
     pub memory_mib: u32,
     /// `--disk` arguments.
     pub disks: Vec<String>,
+    /// `--net` arguments.
+    pub nets: Vec<String>,
+    /// The `--balloon` argument.
+    pub balloon: Option<String>,
 }
 
 /// A running VM.
@@ -51,6 +55,20 @@ impl Vm {
             cpus: 1,
             memory_mib: 256,
             disks: vec![disk.to_string()],
+            nets: Vec::new(),
+            balloon: None,
+        })
+    }
+
+    /// The probe guest, told to do `words`, with one network card (`socket=...`).
+    ///
+    /// # Errors
+    /// When it cannot be built.
+    pub fn networked(words: &str, net: &str) -> anyhow::Result<Self> {
+        Ok(Self {
+            disks: Vec::new(),
+            nets: vec![net.to_string()],
+            ..Self::probe(words, "")?
         })
     }
 
@@ -68,6 +86,8 @@ impl Vm {
         command.args(["--memory", &format!("{}M", self.memory_mib)]);
         command.args(["--cpus", &self.cpus.to_string(), "--debug-exit"]);
         command.args(self.disks.iter().flat_map(|disk| ["--disk", disk]));
+        command.args(self.nets.iter().flat_map(|net| ["--net", net]));
+        command.args(self.balloon.iter().flat_map(|words| ["--balloon", words]));
         let log = logs.join(format!("{name}.monitor"));
         let log = process::log_file(&log, &format!("{command:?}"))?;
         command

@@ -6,6 +6,7 @@ mod debian;
 mod nested;
 mod network;
 mod probe;
+mod probe_balloon;
 
 use libtest_mimic::Arguments;
 use libtest_mimic::Completion;
@@ -63,6 +64,22 @@ const TESTS: &[(&str, Test)] = &[
     (
         "every_write_happens_once_while_the_daemon_is_killed",
         probe::killed,
+    ),
+    (
+        "the_hosts_memory_follows_a_guests_balloon",
+        probe_balloon::follows,
+    ),
+    (
+        "memory_that_a_guest_reports_free_goes_back_to_the_host",
+        probe_balloon::reports,
+    ),
+    (
+        "a_balloon_and_a_disk_survive_a_dying_balloon_daemon",
+        probe_balloon::killed,
+    ),
+    (
+        "two_guests_trade_memory_through_the_daemons_pool",
+        probe_balloon::trade,
     ),
 ];
 
