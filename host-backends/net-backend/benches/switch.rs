@@ -20,6 +20,7 @@ use device_model::RingAddresses;
 use guest_memory::GuestMemory;
 use guest_memory::RegionSpec;
 use net_backend::MacAddress;
+use net_backend::port::Policy;
 use net_backend::port::Port;
 use net_backend::port::PortState;
 use net_backend::switch::Switch;
@@ -106,7 +107,7 @@ impl Guest {
         let mac = MacAddress([2, 0, 0, 0, 0, number]);
         let mut state = PortState::new(mac);
         state.features = features;
-        let port = Port::on_switch("bench", switch, 1, state).expect("a port");
+        let port = Port::on_switch("bench", switch, 1, state, Policy::default()).expect("a port");
         let memory = memory();
         let (receive, receiving) = queue(&memory, 0x10000, features);
         let (send, mut sending) = queue(&memory, 0x20000, features);

@@ -20,6 +20,7 @@ use crate::Error;
 use crate::LinkChoice;
 use crate::MacAddress;
 use crate::NetSpec;
+use crate::capture::Capture;
 use crate::check_mtu;
 use crate::config;
 use crate::config::Shown;
@@ -27,6 +28,9 @@ use crate::control::Control;
 use crate::control::ControlQueue;
 use crate::control::guest_offloads;
 use crate::counters::Metrics;
+use crate::filter::Filter;
+use crate::limit::Limits;
+use crate::port::Policy;
 use crate::port::Port;
 use crate::port::PortState;
 use crate::presence::Present;
@@ -124,10 +128,12 @@ impl NetDevice {
             .mac
             .unwrap_or_else(|| MacAddress::derived_from(name.as_bytes()));
         let state = PortState::new(mac);
+        let policy = policy(&spec, mac)?;
         let cable = Arc::<Cable>::default();
         let port = match &spec.link {
             LinkChoice::Switch(switch) => {
-                Port::on_switch(name, &fabric.switch(switch), spec.queue_pairs, state)?
+                let switch = fabric.switch(switch);
+                Port::on_switch(name, &switch, spec.queue_pairs, state, policy)?
             }
             LinkChoice::Outside(link) => {
                 let mut ends = net_link::open(link, spec.queue_pairs)?;
@@ -137,7 +143,7 @@ impl NetDevice {
                         lost: Mutex::new(false),
                     }));
                 }
-                Port::on_links(name, ends, state)?
+                Port::on_links(name, ends, state, policy)?
             }
         };
         tracing::info!(name, link = %spec.link, %mac, pairs = spec.queue_pairs, "network card is ready");
@@ -209,6 +215,28 @@ impl NetDevice {
         self.settle_cable();
     }
 
+    /// The limits of each direction.
+    pub fn limits(&self) -> Limits {
+        self.port.policy().limits()
+    }
+
+    /// Limits each direction; at once.
+    pub fn set_limits(&self, limits: Limits) {
+        self.port.policy().set_limits(limits);
+    }
+
+    /// Whether frames are recorded; `None` without a file for them.
+    pub fn capturing(&self) -> Option<bool> {
+        let capture = self.port.policy().capture.as_ref();
+        capture.map(|capture| capture.is_on())
+    }
+
+    /// Records frames from now on, or no more; `false` without a file for them.
+    pub fn set_capture(&self, on: bool) -> bool {
+        let capture = self.port.policy().capture.as_ref();
+        capture.map(|capture| capture.set(on)).is_some()
+    }
+
     /// Changes the MTU that the guest is told: at once, or from its driver's next start if the present one was promised
     /// another (virtio 1.4 sec. 5.1.4.1). Returns whether it is at once.
     ///
@@ -269,6 +297,26 @@ impl NetDevice {
         let data = if several { self.spec.data_queues() } else { 2 };
         (features & net::CTRL_VQ != 0).then_some(data)
     }
+}
+
+/// What the operator wants done to the frames.
+fn policy(spec: &NetSpec, mac: MacAddress) -> Result<Policy, Error> {
+    let mut policy = Policy::default();
+    if spec.mac_filter || !spec.allow_ip.is_empty() {
+        policy.filter = Some(Filter::new(mac, spec.allow_ip.clone()));
+    }
+    if let Some(path) = &spec.capture {
+        let capture = Capture::create(path, spec.capture_paused).map_err(|source| {
+            let path = path.clone();
+            Error::Capture { path, source }
+        })?;
+        policy.capture = Some(Arc::new(capture));
+    }
+    policy.set_limits(Limits {
+        bytes: spec.rate_bytes,
+        packets: spec.rate_packets,
+    });
+    Ok(policy)
 }
 
 impl Device for NetDevice {

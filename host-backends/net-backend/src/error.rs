@@ -2,12 +2,23 @@
 //!
 //! Rule: an error names what the user wrote.
 
+use std::path::PathBuf;
+
 /// Why a card, a switch or one of their parts cannot be made or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The specification is wrong; every fault with its mend
     #[error("Network card specification is wrong: {}", .0.join("; "))]
     Spec(Vec<String>),
+    /// The file for a recording cannot be made
+    #[error("Cannot make the capture file {path}")]
+    Capture {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// A switch has no room for a further port
     #[error("The switch {switch} has {max} ports at most")]
     SwitchFull {

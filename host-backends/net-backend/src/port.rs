@@ -19,6 +19,7 @@ use crate::Error;
 use crate::MacAddress;
 use crate::path;
 use crate::path::inlet::Inlet;
+pub use crate::path::policy::Policy;
 use crate::path::tally::PairTally;
 use crate::path::tally::Totals;
 use crate::published::Published;
@@ -102,6 +103,7 @@ pub(crate) enum Attachment {
 pub(crate) struct Core {
     pub name: String,
     pub state: Arc<Published<PortState>>,
+    pub policy: Arc<Policy>,
     /// The receive queues, by pair.
     pub inlets: Box<[Arc<Inlet>]>,
     /// Counters, by pair.
@@ -134,17 +136,19 @@ impl fmt::Debug for Port {
 }
 
 impl Core {
-    fn new(name: &str, pairs: usize, state: PortState) -> Result<Arc<Self>, Error> {
+    fn new(name: &str, pairs: usize, state: PortState, policy: Policy) -> Result<Arc<Self>, Error> {
         let tallies: Box<[Arc<PairTally>]> = (0..pairs).map(|_| Arc::default()).collect();
         let state = Arc::new(Published::new(state));
+        let policy = Arc::new(policy);
         let inlets = tallies.iter().map(|tally| {
-            let inlet = Inlet::new(Arc::clone(&state), Arc::clone(tally))?;
+            let inlet = Inlet::new(Arc::clone(&state), Arc::clone(&policy), Arc::clone(tally))?;
             Ok(Arc::new(inlet))
         });
         let inlets = inlets.collect::<Result<_, Error>>()?;
         Ok(Arc::new(Self {
             name: name.to_owned(),
             state,
+            policy,
             inlets,
             tallies,
             routing: AtomicU32::new(1),
@@ -218,8 +222,9 @@ impl Port {
         name: &str,
         links: Vec<Box<dyn Link>>,
         state: PortState,
+        policy: Policy,
     ) -> Result<Arc<Self>, Error> {
-        let core = Core::new(name, links.len(), state)?;
+        let core = Core::new(name, links.len(), state, policy)?;
         let links = links.into_iter().map(|link| Mutex::new(Some(link)));
         Ok(Arc::new(Self {
             core,
@@ -236,8 +241,9 @@ impl Port {
         switch: &Arc<Switch>,
         pairs: u16,
         state: PortState,
+        policy: Policy,
     ) -> Result<Arc<Self>, Error> {
-        let core = Core::new(name, usize::from(pairs), state)?;
+        let core = Core::new(name, usize::from(pairs), state, policy)?;
         let number = switch.plug(&core)?;
         Ok(Arc::new(Self {
             core,
@@ -253,6 +259,11 @@ impl Port {
     /// Queue pairs.
     pub fn pairs(&self) -> u16 {
         u16::try_from(self.core.inlets.len()).unwrap_or(u16::MAX)
+    }
+
+    /// What the operator wants done to the frames.
+    pub fn policy(&self) -> &Policy {
+        &self.core.policy
     }
 
     /// The state now.

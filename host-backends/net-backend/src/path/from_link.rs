@@ -11,9 +11,12 @@ use net_link::Received;
 use virtio_spec::net::ETHERNET_HEADER_SIZE;
 use virtio_spec::net::HASH_HEADER_SIZE;
 use virtio_spec::net::HEADER_SIZE;
+use virtio_spec::net::Header;
 use virtqueue::Segment;
+use zerocopy::FromBytes;
 
 use crate::HEAD_BYTES;
+use crate::offload::Tail;
 use crate::path::receive::Receiving;
 use crate::port::MAX_FRAME;
 
@@ -26,6 +29,19 @@ pub(crate) enum Ended {
     Enough,
     /// The guest has no room for a frame as large as may come.
     Starved,
+}
+
+/// Nothing behind a frame's head.
+struct NoTail;
+
+impl Tail for NoTail {
+    fn len(&self) -> usize {
+        0
+    }
+
+    fn read(&self, _from: usize, into: &mut [u8]) -> bool {
+        into.is_empty()
+    }
 }
 
 /// Where the link's header and `num_buffers` are; the hash follows.
@@ -124,10 +140,13 @@ impl Receiving<'_> {
             return;
         };
         let mut head = [0; HEAD_BYTES];
-        if self.view().looks() {
+        if self.view().looks() || self.policy().is_some() {
             let got = self.read_head(memory, count, &mut head);
             let head = head.get(..got.min(len)).unwrap_or_default();
             if !self.view().admits(head, self.tally()) {
+                return;
+            }
+            if self.policy().is_some() && !self.passes_policy(memory, count, len) {
                 return;
             }
             if header_size == HASH_HEADER_SIZE {
@@ -144,9 +163,28 @@ impl Receiving<'_> {
         self.delivered(len);
     }
 
+    /// Limits and records the frame of `len` bytes in the next `count` chains.
+    #[cold]
+    fn passes_policy(&self, memory: &GuestMemory, count: usize, len: usize) -> bool {
+        let Some(policy) = self.policy() else {
+            return true;
+        };
+        let mut header = [0; HEADER_SIZE];
+        self.read(memory, count, 0, &mut header);
+        let header = Header::read_from_bytes(&header).unwrap_or_default();
+        let mut frame = vec![0; len];
+        self.read(memory, count, self.view().header_size(), &mut frame);
+        policy.admits_bytes(&header, &frame, &NoTail, self.tally())
+    }
+
     /// Reads the frame's first bytes back from the next `count` chains.
     fn read_head(&self, memory: &GuestMemory, count: usize, out: &mut [u8]) -> usize {
-        let (mut skip, mut done) = (self.view().header_size(), 0);
+        self.read(memory, count, self.view().header_size(), out)
+    }
+
+    /// Reads from `offset` of the next `count` chains; returns how many bytes there were.
+    fn read(&self, memory: &GuestMemory, count: usize, offset: usize, out: &mut [u8]) -> usize {
+        let (mut skip, mut done) = (offset, 0);
         for parts in self.chains(count) {
             let total: usize = parts.iter().map(|part| part.len as usize).sum();
             let over = skip.min(total);

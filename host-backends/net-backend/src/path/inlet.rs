@@ -16,6 +16,7 @@ use guest_memory::GuestMemory;
 use virtqueue::ChainBatch;
 
 use crate::Error;
+use crate::path::policy::Policy;
 use crate::path::receive::Receiving;
 use crate::path::tally::PairTally;
 use crate::path::transmit::BURST;
@@ -29,6 +30,7 @@ use crate::published::lock;
 pub(crate) struct Inlet {
     slot: Mutex<Slot>,
     state: Arc<Published<PortState>>,
+    policy: Arc<Policy>,
     tally: Arc<PairTally>,
     /// Readable: the queue's own worker is to look at it.
     alarm: EventFd,
@@ -55,7 +57,11 @@ pub(crate) struct Slot {
 }
 
 impl Inlet {
-    pub fn new(state: Arc<Published<PortState>>, tally: Arc<PairTally>) -> Result<Self, Error> {
+    pub fn new(
+        state: Arc<Published<PortState>>,
+        policy: Arc<Policy>,
+        tally: Arc<PairTally>,
+    ) -> Result<Self, Error> {
         let slot = Slot {
             queue: None,
             failed: None,
@@ -68,6 +74,7 @@ impl Inlet {
         Ok(Self {
             slot: Mutex::new(slot),
             state,
+            policy,
             tally,
             alarm: EventFd::new()?,
             wake: EventFd::new()?,
@@ -89,7 +96,13 @@ impl Inlet {
     pub fn open(&self, expected: usize) -> Receiving<'_> {
         let mut slot = lock(&self.slot);
         slot.view.refresh(&self.state);
-        Receiving::new(slot, &self.tally.receive, &self.alarm, expected)
+        Receiving::new(
+            slot,
+            &self.tally.receive,
+            &self.policy,
+            &self.alarm,
+            expected,
+        )
     }
 
     /// Whether frames could be put into the queue. If not, the driver is asked to tell when it adds buffers, and

@@ -183,6 +183,7 @@ impl LinkPair {
         if taken == 0 {
             return Ok(0);
         }
+        self.core.policy.screen(&mut self.burst, memory, tally);
         if self.state.link_up {
             self.outlet.send(&mut self.burst, memory, tally)?;
         } else {
@@ -361,6 +362,7 @@ impl QueueHandler for LinkPair {
             self.inlet.disarm();
             return;
         }
+        self.core.policy.flush();
         let wanted = self.state.link_up && self.inlet.has_room_or_arms();
         self.use_all = wanted && self.starved != 0;
         if let Some(link) = &self.outlet.link {

@@ -22,6 +22,7 @@ pub(crate) mod header;
 pub(crate) mod inlet;
 mod link;
 pub(crate) mod pair;
+pub(crate) mod policy;
 pub(crate) mod receive;
 pub(crate) mod soften;
 pub(crate) mod tally;

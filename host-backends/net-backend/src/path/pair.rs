@@ -53,6 +53,7 @@ impl SwitchPair {
         if taken == 0 {
             return Ok(0);
         }
+        self.core.policy.screen(&mut self.burst, memory, tally);
         if self.state.link_up {
             self.sender.forward(&mut self.burst, memory, tally);
         } else {
@@ -81,6 +82,12 @@ impl QueueHandler for SwitchPair {
             taken: total,
             completed: total,
         })
+    }
+
+    fn sleeping(&mut self, asleep: bool) {
+        if asleep {
+            self.core.policy.flush();
+        }
     }
 
     fn in_flight(&self) -> usize {

@@ -16,6 +16,7 @@ use virtqueue::ChainBatch;
 
 use crate::path::header::fits;
 use crate::path::inlet::Slot;
+use crate::path::policy::Policy;
 use crate::path::tally::ReceiveTally;
 use crate::path::transmit::BURST;
 use crate::path::transmit::Departing;
@@ -40,6 +41,9 @@ pub(crate) struct Receiving<'a> {
     slot: MutexGuard<'a, Slot>,
     memory: Option<Arc<GuestMemory>>,
     tally: &'a ReceiveTally,
+    policy: &'a Policy,
+    /// The policy wants to see frames.
+    screens: bool,
     alarm: &'a EventFd,
     /// First chain of the batch that is not used.
     next: usize,
@@ -64,6 +68,7 @@ impl<'a> Receiving<'a> {
     pub fn new(
         slot: MutexGuard<'a, Slot>,
         tally: &'a ReceiveTally,
+        policy: &'a Policy,
         alarm: &'a EventFd,
         expected: usize,
     ) -> Self {
@@ -73,6 +78,8 @@ impl<'a> Receiving<'a> {
             slot,
             memory,
             tally,
+            policy,
+            screens: policy.screens_received(),
             alarm,
             next: 0,
             expected,
@@ -100,6 +107,9 @@ impl<'a> Receiving<'a> {
         }
         if !fits(view.offloads(), &frame.header) {
             return Outcome::Unfit;
+        }
+        if self.screens && !self.policy.admits(frame, self.tally) {
+            return Outcome::Done;
         }
         if self.next == batch.len() {
             batch.clear();
@@ -268,6 +278,11 @@ impl<'a> Receiving<'a> {
     #[inline]
     pub fn tally(&self) -> &'a ReceiveTally {
         self.tally
+    }
+
+    /// The policy, if it wants to see frames.
+    pub fn policy(&self) -> Option<&'a Policy> {
+        self.screens.then_some(self.policy)
     }
 
     /// The queue's memory, if there is a queue that can be used.

@@ -19,9 +19,18 @@ use crate::path::transmit::Departing;
 use crate::path::transmit::EMPTY_PLACE;
 
 /// What of a frame lies in guest memory.
-struct Rest<'a> {
+pub(crate) struct Rest<'a> {
     cursor: Option<&'a Cursor<'a>>,
     len: usize,
+}
+
+impl<'a> Rest<'a> {
+    pub fn of(frame: &'a Departing<'_>) -> Self {
+        Self {
+            cursor: frame.rest.as_ref(),
+            len: frame.behind(),
+        }
+    }
 }
 
 impl Tail for Rest<'_> {
@@ -49,10 +58,7 @@ pub(crate) fn soften(
     scratch: &mut Vec<u8>,
     mut each: impl FnMut(Departing<'_>) -> bool,
 ) -> Result<(), Refusal> {
-    let rest = Rest {
-        cursor: frame.rest.as_ref(),
-        len: frame.len - frame.head,
-    };
+    let rest = Rest::of(frame);
     let mut place = EMPTY_PLACE;
     match offload::work(&frame.header, accepts) {
         Work::None | Work::Checksum => {

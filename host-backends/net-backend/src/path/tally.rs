@@ -114,6 +114,8 @@ tallies! {
         bad_source => receive_bad_sources_total,
         /// Frames that the driver does not want (receive modes, address and VLAN filters).
         filtered => receive_filtered_total,
+        /// Frames beyond the rate limit.
+        limited => receive_limited_total,
         /// Frames that came while the cable was out or the queue did not run.
         link_down => receive_link_down_total,
         /// Frames that need offloads the driver did not accept, and that cannot be done in software.

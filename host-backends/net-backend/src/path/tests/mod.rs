@@ -6,5 +6,6 @@ pub mod rig;
 mod headers;
 mod links;
 mod neighbours;
+mod policies;
 mod receiving;
 mod sending;

@@ -46,6 +46,7 @@ use zerocopy::IntoBytes;
 use crate::MacAddress;
 use crate::Totals;
 use crate::control::guest_offloads;
+use crate::port::Policy;
 use crate::port::Port;
 use crate::port::PortState;
 use crate::published::lock;
@@ -161,16 +162,26 @@ pub fn mac(number: u8) -> [u8; 6] {
 impl Guest {
     /// A guest on `switch` with address [`mac`] of `number`.
     pub fn on_switch(switch: &Arc<Switch>, number: u8, features: u64) -> Self {
+        Self::with_policy(switch, number, features, Policy::default())
+    }
+
+    /// The same with a policy.
+    pub fn with_policy(switch: &Arc<Switch>, number: u8, features: u64, policy: Policy) -> Self {
         let state = state(mac(number), features);
-        let port = Port::on_switch("guest", switch, 1, state).expect("a port");
-        Self::with_port(port, number, features)
+        let port = Port::on_switch("guest", switch, 1, state, policy);
+        Self::with_port(port.expect("a port"), number, features)
     }
 
     /// A guest on a link.
     pub fn on_link(link: FakeLink, features: u64) -> Self {
+        Self::on_link_with(link, features, Policy::default())
+    }
+
+    /// The same with a policy.
+    pub fn on_link_with(link: FakeLink, features: u64, policy: Policy) -> Self {
         let state = state(mac(1), features);
-        let port = Port::on_links("guest", vec![Box::new(link)], state).expect("a port");
-        Self::with_port(port, 1, features)
+        let port = Port::on_links("guest", vec![Box::new(link)], state, policy);
+        Self::with_port(port.expect("a port"), 1, features)
     }
 
     fn with_port(port: Arc<Port>, number: u8, features: u64) -> Self {
