@@ -64,6 +64,8 @@ pub(crate) struct Device {
     pub(crate) packed: bool,
     /// Told to the backend of a network.
     pub(crate) mtu: Option<u16>,
+    /// For a network backend that has no address of its own.
+    pub(crate) mac: [u8; 6],
 }
 
 /// The table that `KEY=VALUE,...` stands for. A value is a number, true or false if it reads as one.
@@ -127,6 +129,10 @@ pub(crate) fn resolve(kind: Kind, number: usize, table: Table) -> Result<Device,
         (Kind::Net, Some(_)) => reader.number("mtu"),
         _ => None,
     };
+    let mac = match (kind, &socket) {
+        (Kind::Net, Some(socket)) => reader.mac("mac").unwrap_or_else(|| invent(socket)),
+        _ => [0; 6],
+    };
     let Reader {
         table: mut rest,
         mut wrong,
@@ -162,6 +168,7 @@ pub(crate) fn resolve(kind: Kind, number: usize, table: Table) -> Result<Device,
         queue_size: size,
         packed: packed.unwrap_or(false),
         mtu,
+        mac,
         source: socket.map_or(Source::Daemon(rest), Source::Socket),
     })
 }
@@ -170,7 +177,7 @@ pub(crate) fn resolve(kind: Kind, number: usize, table: Table) -> Result<Device,
 fn judge_rest(kind: Kind, socket: bool, rest: &Table, wrong: &mut Vec<String>) {
     let ours = match kind {
         Kind::Disk => "name, queues, queue-size, packed",
-        Kind::Net => "name, queue-size, packed, mtu",
+        Kind::Net => "name, queue-size, packed, mtu, mac",
         Kind::Balloon => "name, queue-size, packed",
     };
     if socket {
@@ -184,6 +191,17 @@ fn judge_rest(kind: Kind, socket: bool, rest: &Table, wrong: &mut Vec<String>) {
                        memory-disk=SIZE for one that is to be started";
         wrong.push(message.to_owned());
     }
+}
+
+/// An address that is the same each time for one place, and most likely another for another.
+fn invent(socket: &Path) -> [u8; 6] {
+    let bytes = socket.as_os_str().as_encoded_bytes();
+    // FNV-1a.
+    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let [a, b, c, ..] = hash.to_be_bytes();
+    [0x52, 0x54, 0, a, b, c]
 }
 
 /// Takes known keys out of a table.
@@ -214,6 +232,18 @@ impl Reader {
             (None, Some("off")) => Some(false),
             _ => self.refuse(key, &value, "on or off"),
         }
+    }
+
+    fn mac(&mut self, key: &str) -> Option<[u8; 6]> {
+        let value = self.table.remove(key)?;
+        let text = value.as_str().unwrap_or_default();
+        let bytes: Result<Vec<u8>, _> = text
+            .split([':', '-'])
+            .map(|byte| u8::from_str_radix(byte, 16))
+            .collect();
+        let mac = bytes.ok().and_then(|bytes| <[u8; 6]>::try_from(bytes).ok());
+        let unicast = mac.filter(|[first, ..]| first & 1 == 0);
+        unicast.or_else(|| self.refuse(key, &value, "an address such as 52:54:00:12:34:56"))
     }
 
     fn refuse<T>(&mut self, key: &str, value: &Value, wanted: &str) -> Option<T> {

@@ -14,6 +14,21 @@ fn a_device_with_a_socket_has_the_keys_of_the_vmm_only() {
     assert_eq!(disk.name, "disk3");
     let net = device(Kind::Net, "socket=/a,mtu=9000,name=lan").unwrap();
     assert_eq!((net.mtu, net.name.as_str()), (Some(9000), "lan"));
+    assert_eq!(net.mac[..3], [0x52, 0x54, 0]);
+    assert_eq!(net.mac, device(Kind::Net, "socket=/a").unwrap().mac);
+    assert_ne!(net.mac, device(Kind::Net, "socket=/b").unwrap().mac);
+    let given = device(Kind::Net, "socket=/a,mac=02:00:00:00:00:7f").unwrap();
+    assert_eq!(given.mac, [2, 0, 0, 0, 0, 0x7f]);
+    for wrong in [
+        "2",
+        "03:00:00:00:00:00",
+        "02:00:00:00:00",
+        "02:00:00:00:00:100",
+        "",
+    ] {
+        let error = device(Kind::Net, &format!("socket=/a,mac={wrong}")).unwrap_err();
+        assert!(error.contains("mac"), "{wrong}: {error}");
+    }
     let balloon = device(Kind::Balloon, "socket=/a").unwrap();
     assert_eq!(balloon.name, "balloon");
     for (kind, text) in [

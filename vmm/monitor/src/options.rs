@@ -44,7 +44,8 @@ The VM's description, as flags or as a TOML file with the same names:
   [balloon]
   floor = \"256M\"               # keys of paravane-balloond, or a socket
 
-A device with a socket has the keys name, queues (disk), queue-size, packed, mtu (net). Without one, name, queues,
+A device with a socket has the keys name, queues (disk), queue-size, packed, mtu and mac (net; the address is for
+backends that have none of their own, such as DPDK's). Without one, name, queues,
 queue-size and packed are the VMM's and all others the daemon's; paravane-blockd --help and so on list them. The
 daemons' programs are looked for in PARAVANE_BIN_DIR, beside this one, and in PATH. One that dies is started again and
 the guest goes on; all of them end with the VM, however it ends. Their logs come out here (PARAVANE_LOG chooses).
@@ -112,7 +113,7 @@ pub(crate) struct RunOptions {
     /// one that is started, such as `path=IMAGE,cache=none,queues=4`.
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = devices::table)]
     pub(crate) disk: Vec<Table>,
-    /// A network, may be repeated: `socket=PATH[,queue-size=N][,packed=on][,mtu=N]`, or keys of the daemon, such as
+    /// A network, may be repeated: `socket=PATH[,queue-size=N][,packed=on][,mtu=N][,mac=MAC]`, or keys of the daemon, such as
     /// `link=passt` or `link=tap:vmtap0,queue-pairs=2`.
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = devices::table)]
     pub(crate) net: Vec<Table>,

@@ -271,7 +271,7 @@ fn add_device(
         },
         Kind::Net => FrontendSpec {
             mtu: device.mtu,
-            ..FrontendSpec::net(&socket)
+            ..FrontendSpec::net(&socket, device.mac)
         },
         Kind::Balloon => FrontendSpec::balloon(&socket),
     };

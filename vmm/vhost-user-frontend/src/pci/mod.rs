@@ -51,6 +51,8 @@ pub struct FrontendSpec {
     pub config_len: u32,
     /// Lengths to try, in this order, when the backend refuses `config_len`.
     pub config_shorter: &'static [u32],
+    /// The configuration of a device whose backend has none.
+    pub config_own: Option<Vec<u8>>,
     /// MTU to tell a network backend.
     pub mtu: Option<u16>,
     /// Mask of virtio features to let through to the guest.
@@ -67,8 +69,14 @@ impl FrontendSpec {
 
     /// A network interface with all the queue pairs that the backend has: which queue is the control queue hangs on
     /// their number (virtio 1.4, 5.1.2), so that there cannot be fewer here than there.
-    pub fn net(socket: impl Into<PathBuf>) -> Self {
+    ///
+    /// `mac` is the address with a backend that has no configuration space, such as DPDK's or passt's; any other has its
+    /// own.
+    pub fn net(socket: impl Into<PathBuf>, mac: [u8; 6]) -> Self {
+        let mut own = mac.to_vec();
+        own.resize(size_of::<net::Config>(), 0);
         Self {
+            config_own: Some(own),
             config_shorter: NET_CONFIG_SHORTER,
             ..Self::new(socket.into(), device_id::NET, 255, NET_CONFIG_LEN)
         }
@@ -98,6 +106,7 @@ impl FrontendSpec {
             queue_size: 256,
             config_len,
             config_shorter: &[],
+            config_own: None,
             mtu: None,
             // A doorbell has no use for the data, which costs the driver a moment to compute.
             features: !feature::NOTIFICATION_DATA,
@@ -117,6 +126,7 @@ impl FrontendSpec {
             queue_size_max: self.queue_size,
             config_len: self.config_len,
             config_shorter: self.config_shorter,
+            config_own: self.config_own.clone(),
             mtu: self.mtu,
             connect_timeout: self.connect_timeout,
             ..SessionSpec::new(&self.socket, self.device_id)

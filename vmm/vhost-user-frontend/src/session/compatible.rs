@@ -21,7 +21,7 @@ pub(crate) fn check(
     let Some(features) = state.started else {
         return Ok(());
     };
-    let gone = features & !link.offered;
+    let gone = features & !link.visible();
     if gone != 0 {
         let what = format!("features {gone:#x} are gone");
         return Err(Error::Incompatible(what));

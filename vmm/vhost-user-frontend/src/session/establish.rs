@@ -8,6 +8,7 @@ use vhost_user_protocol::feature::LOG_ALL;
 use vhost_user_protocol::feature::PROTOCOL_FEATURES;
 use vhost_user_protocol::feature::protocol;
 use virtio_spec::feature;
+use virtio_spec::net;
 
 use super::SessionSpec;
 use super::Shared;
@@ -30,6 +31,24 @@ const HIDDEN: u64 = LOG_ALL
     | feature::NOTIF_CONFIG_DATA
     | feature::ADMIN_VQ;
 
+/// Network features that a backend without a configuration space cannot have: what the driver would read there or order
+/// through the control queue, which such backends leave to the front-end.
+const SHOWN_OR_COMMANDED: u64 = net::feature::STATUS
+    | net::feature::MTU
+    | net::feature::SPEED_DUPLEX
+    | net::feature::MQ
+    | net::feature::RSS
+    | net::feature::HASH_REPORT
+    | net::feature::CTRL_VQ
+    | net::feature::CTRL_RX
+    | net::feature::CTRL_VLAN
+    | net::feature::CTRL_RX_EXTRA
+    | net::feature::CTRL_MAC_ADDR
+    | net::feature::CTRL_GUEST_OFFLOADS
+    | net::feature::GUEST_ANNOUNCE
+    | net::feature::NOTF_COAL
+    | net::feature::VQ_NOTF_COAL;
+
 /// A negotiated connection.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -37,6 +56,8 @@ pub(crate) struct Link {
     /// All features that the backend offers, hidden ones included.
     pub offered: u64,
     pub queue_count: u16,
+    /// The configuration space is this front-end's own.
+    pub own_config: bool,
     /// Regions that the backend can hold.
     pub mem_slots: usize,
     /// The memory table was sent.
@@ -48,7 +69,12 @@ pub(crate) struct Link {
 impl Link {
     /// Features for the driver.
     pub(crate) fn visible(&self) -> u64 {
-        self.offered & !HIDDEN
+        let offered = self.offered & !HIDDEN;
+        if self.own_config {
+            (offered & !SHOWN_OR_COMMANDED) | net::feature::MAC
+        } else {
+            offered
+        }
     }
 }
 
@@ -71,7 +97,13 @@ pub(crate) fn establish(shared: &Arc<Shared>) -> Result<(Link, Vec<u8>)> {
         let wanted = connection.protocol_features()? & spec.protocol_features;
         connection.set_protocol_features(wanted)?;
     }
-    let queue_count = queue_count(spec, &connection)?;
+    let own_config = spec.config_own.is_some() && !connection.has(protocol::CONFIG);
+    let queue_count = if own_config {
+        // One pair. Such backends may count pairs where queues are asked for.
+        2
+    } else {
+        queue_count(spec, &connection)?
+    };
     let mem_slots = mem_slots(&connection)?;
     let backend_channel = backend_channel(shared, &connection)?;
     set_mtu(spec, &connection)?;
@@ -81,6 +113,7 @@ pub(crate) fn establish(shared: &Arc<Shared>) -> Result<(Link, Vec<u8>)> {
         connection: Arc::new(connection),
         offered,
         queue_count,
+        own_config,
         mem_slots,
         has_memory: false,
         _backend_channel: backend_channel,

@@ -41,6 +41,8 @@ pub struct SessionSpec {
     pub config_len: u32,
     /// Lengths to try, in this order, when the backend refuses `config_len`.
     pub config_shorter: &'static [u32],
+    /// The configuration of a device whose backend has none (CONFIG): a network that only moves frames.
+    pub config_own: Option<Vec<u8>>,
     /// MTU to tell a network backend, which must then take it.
     pub mtu: Option<u16>,
     /// Mask of protocol features to use, normally [`PROTOCOL_FEATURES`].
@@ -65,6 +67,7 @@ impl SessionSpec {
             queue_size_max: 256,
             config_len: 0,
             config_shorter: &[],
+            config_own: None,
             mtu: None,
             protocol_features: PROTOCOL_FEATURES,
             connect_timeout: Duration::from_secs(10),

@@ -136,7 +136,9 @@ pub(crate) fn log_changed(state: &mut State, link: &mut Link) -> Result<()> {
 fn set_features(state: &State, link: &Link, features: u64) -> Result<()> {
     let log = if state.log.is_some() { LOG_ALL } else { 0 };
     let own = (PROTOCOL_FEATURES | log) & link.offered;
-    link.connection.set_features(features | own)
+    // The front-end's own are none of the backend's business.
+    link.connection
+        .set_features((features & link.offered) | own)
 }
 
 fn set_status(link: &Link, status: u8) -> Result<()> {

@@ -25,6 +25,9 @@ use crate::pci::FrontendSpec;
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
 
+/// For backends that have none.
+const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
+
 fn net_config(pairs: u16, status: u16, mtu: u16) -> Vec<u8> {
     let mut config = vec![0; size_of::<net::Config>()];
     config[..6].copy_from_slice(&MAC);
@@ -51,7 +54,7 @@ fn net_backend(queues: u64, pairs: u16) -> FakeBackend {
 }
 
 fn net_guest(backend: &FakeBackend) -> Guest {
-    Guest::with(&FrontendSpec::net(backend.path())).unwrap()
+    Guest::with(&FrontendSpec::net(backend.path(), OWN_MAC)).unwrap()
 }
 
 fn balloon_backend() -> FakeBackend {
@@ -227,7 +230,7 @@ fn an_mtu_is_told_before_the_configuration_is_read_and_again_after_a_return() {
     let backend = net_backend(3, 1);
     let spec = FrontendSpec {
         mtu: Some(9000),
-        ..FrontendSpec::net(backend.path())
+        ..FrontendSpec::net(backend.path(), OWN_MAC)
     };
     let guest = Guest::with(&spec).unwrap();
     let told = |connection: usize| {
@@ -249,7 +252,7 @@ fn an_mtu_for_a_backend_that_takes_none_is_an_error() {
     let backend = net_backend(3, 1);
     let spec = FrontendSpec {
         mtu: Some(9000),
-        ..FrontendSpec::net(backend.path())
+        ..FrontendSpec::net(backend.path(), OWN_MAC)
     };
     backend.set(|facts| {
         facts.script = Box::new(|_, message| match message {
@@ -474,4 +477,34 @@ fn a_backend_that_dies_at_a_configuration_write_is_told_by_the_next() {
         guest.device.session().health().reconnects == 1
     });
     assert_eq!(set_configs(&backend, 1), [(4, vec![9, 0, 0, 0])]);
+}
+
+#[test]
+fn a_backend_without_a_configuration_space_has_one_pair_and_the_front_ends_address() {
+    let backend = net_backend(1, 0);
+    backend.set(|facts| facts.protocol &= !protocol::CONFIG);
+    let mut guest = net_guest(&backend);
+    assert_eq!(queues(&mut guest), 2);
+    assert_eq!(guest.read(cap_type::DEVICE, 0), OWN_MAC);
+    let offer = offered(&mut guest);
+    assert_ne!(offer & net::feature::MAC, 0);
+    let hidden = net::feature::MQ | net::feature::CTRL_VQ | net::feature::STATUS;
+    assert_eq!(offer & hidden, 0);
+    backend.set(|facts| facts.features &= !net::feature::MAC);
+    start(&mut guest, net::feature::MAC, &[0, 1]);
+    backend.die();
+    eventually("the return", || {
+        guest.device.session().health().reconnects == 1
+    });
+    // What the backend did not offer it is not told.
+    let told = |connection: usize| {
+        let heard = backend.heard(connection);
+        heard.iter().rev().find_map(|message| match message {
+            Message::SetFeatures(features) => Some(*features),
+            _ => None,
+        })
+    };
+    assert_eq!(told(1).unwrap() & net::feature::MAC, 0);
+    assert!(backend.heard_any(1, Request::SendRarp));
+    assert!(!backend.heard_any(1, Request::GetConfig));
 }
