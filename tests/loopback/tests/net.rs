@@ -96,7 +96,10 @@ impl Storm {
         let (len, mss) = match large {
             true => {
                 let mss = 4 * (100 + random.below(250)) as u16;
-                (usize::from(mss) + 1 + random.index(30_000), Some(mss))
+                let len = usize::from(mss) + 1 + random.index(30_000);
+                // The last piece names its place too.
+                let short = (1..4).contains(&(len % usize::from(mss)));
+                (len + if short { 4 } else { 0 }, Some(mss))
             }
             false => (4 + random.index(1400), None),
         };
@@ -182,21 +185,16 @@ impl Storm {
         }
         for from in 0..2 {
             let to = &self.sides[1 - from];
-            let totals = to.device.metrics().frames;
-            let mut missing = 0;
             for &(base, len) in &self.sent[from] {
                 let arrived = to.arrived.of(base, len);
                 let lost = arrived == 0 && self.sides[from].lost.contains(&(base, len));
-                missing += u64::from(arrived == 0 && !lost);
-                let whole = arrived == len || arrived == 0;
                 assert!(
-                    whole,
-                    "{arrived} of {len} bytes at {base}: {:?}",
-                    self.setting
+                    arrived == len || lost,
+                    "{arrived} of {len} bytes at {base}: {:?} {:?}",
+                    self.setting,
+                    to.device.metrics().frames
                 );
             }
-            let explained = totals.receive_unsupported_total;
-            assert_eq!(missing, explained, "{:?} {totals:?}", self.setting);
             assert!(!self.sent[from].is_empty());
         }
         let [one, two] = self.sides;

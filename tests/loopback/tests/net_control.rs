@@ -262,6 +262,39 @@ fn hashes_are_reported_without_scaling_too() {
 }
 
 #[test]
+fn receive_offloads_can_be_switched_off_and_on() {
+    let mut pair = pair(ALL);
+    let own = pair.to.mac();
+    let all = pair.to.driver.features() & GUEST_OFFLOADS;
+    for (set, partial, large) in [
+        (all, true, true),
+        (0, false, false),
+        (GUEST_CSUM, true, false),
+        (all, true, true),
+    ] {
+        pair.done(&Command::GuestOffloads(set));
+        let before = (pair.to.arrived.partial, pair.to.arrived.large);
+        let plan = Plan {
+            partial: true,
+            ..pair.plan(own)
+        };
+        assert!(pair.pass(0, &plan));
+        assert_eq!(pair.to.arrived.partial > before.0, partial, "{set:#x}");
+        let plan = Plan {
+            kind: Kind::Tcp6,
+            len: 9000,
+            partial: true,
+            mss: Some(1400),
+            ..pair.plan(own)
+        };
+        pair.next += 10_000;
+        assert!(pair.pass(1, &plan));
+        assert_eq!(pair.to.arrived.large > before.1, large, "{set:#x}");
+    }
+    pair.finish();
+}
+
+#[test]
 fn coalescing_is_kept_by_queue_and_forgotten_at_a_reset() {
     let mut pair = pair(ALL);
     let of = |max_packets, max_usecs| Coalescing {
