@@ -138,6 +138,8 @@ impl NetDevice {
             LinkChoice::Outside(link) => {
                 let mut ends = net_link::open(link, spec.queue_pairs)?;
                 for end in &mut ends {
+                    // Until a worker reads it; a front-end may enable some pairs only.
+                    end.detach()?;
                     end.watch(Arc::new(End {
                         cable: Arc::clone(&cable),
                         lost: Mutex::new(false),

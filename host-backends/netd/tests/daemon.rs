@@ -333,6 +333,46 @@ fn link_and_mtu_are_set_while_it_runs_and_nonsense_changes_nothing() {
 }
 
 #[test]
+fn limits_and_recordings_are_set_while_it_runs() {
+    let flags = [
+        "--capture",
+        "{}/frames.pcap",
+        "--capture-paused",
+        "--rate-bytes",
+        "1000",
+    ];
+    let daemon = Daemon::start(&[&NULL[..], &flags].concat());
+    let card = daemon.device(0);
+    assert_eq!(
+        (&card["capturing"], &card["rate-bytes"]),
+        (&false.into(), &1000.into())
+    );
+    let answer = daemon.ask("set device1 capture=on rate-packets=7 rate-bytes=0");
+    assert!(answer["ok"].is_object(), "{answer}");
+    let card = daemon.device(0);
+    assert_eq!(card["capturing"], true);
+    assert_eq!(
+        (&card["rate-bytes"], &card["rate-packets"]),
+        (&0.into(), &7.into())
+    );
+    assert!(daemon.path("frames.pcap").exists());
+    let plain = Daemon::start(&NULL);
+    let answer = plain.ask("set device1 rate-packets=7 capture=on");
+    assert!(answer["error"].is_string(), "{answer}");
+    assert_eq!(plain.device(0)["rate-packets"], 0, "nothing has changed");
+    let (code, message) = refusal(&[
+        "--link",
+        "null",
+        "--socket-path",
+        "s",
+        "--capture",
+        "/nonexistent/x",
+    ]);
+    assert_eq!(code, 3, "{message}");
+    assert!(message.contains("/nonexistent/x"), "{message}");
+}
+
+#[test]
 fn a_front_end_that_talks_nonsense_is_dropped_and_the_next_is_served() {
     let daemon = Daemon::start(&NULL);
     for bytes in [

@@ -141,6 +141,19 @@ fn pairs_are_the_drivers_word_once_it_has_the_control_queue() -> Result<()> {
 }
 
 #[test]
+fn an_announcement_tells_the_other_machines_where_the_station_is() -> Result<()> {
+    let mut both = machines(RING, 1)?;
+    let [a, b, c, d, e, f] = A;
+    let wire = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
+    both.a.frontend.must(&M::SendRarp(wire), &[])?;
+    let heard = both.b.next_frame(0)?;
+    assert_eq!(heard[..6], [0xff; 6]);
+    assert_eq!(heard[6..12], A);
+    assert_eq!(heard[12..14], [0x80, 0x35]);
+    Ok(())
+}
+
+#[test]
 fn the_front_ends_mtu_bounds_what_is_sent() -> Result<()> {
     let mut both = machines(RING | feature::MTU, 1)?;
     for nonsense in [0, 67, 65536, u64::MAX] {

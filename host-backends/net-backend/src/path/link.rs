@@ -63,6 +63,8 @@ pub(crate) struct LinkPair {
     use_all: bool,
     /// Calls of `run` that ended for want of buffers, in a row.
     starved: u32,
+    /// Drained, and not run since.
+    resting: bool,
 }
 
 /// The link, and what sending needs.
@@ -154,6 +156,7 @@ impl LinkPair {
             events,
             use_all: false,
             starved: 0,
+            resting: false,
         };
         pair.apply()?;
         Ok(pair)
@@ -329,7 +332,8 @@ impl Drop for LinkPair {
 
 impl QueueHandler for LinkPair {
     fn run(&mut self, queue: &mut Queue, memory: &Arc<GuestMemory>) -> Result<Progress, Error> {
-        if self.state.refresh(&self.core.state) {
+        if self.state.refresh(&self.core.state) || self.resting {
+            self.resting = false;
             self.apply()?;
         }
         if self.pair == 0 && self.core.has_own() {
@@ -375,6 +379,11 @@ impl QueueHandler for LinkPair {
     }
 
     fn drain(&mut self, _queue: &mut Queue, _memory: &Arc<GuestMemory>) -> Result<(), Error> {
-        Ok(())
+        self.resting = true;
+        match &mut self.outlet.link {
+            // While nobody reads here the host must steer frames elsewhere.
+            Some(link) => link.detach().map_err(link_failed),
+            None => Ok(()),
+        }
     }
 }
