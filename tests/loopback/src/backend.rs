@@ -18,6 +18,10 @@ use driver_fakes::FakeFunction;
 use driver_fakes::Layout;
 use driver_fakes::Registers;
 use guest_memory::GuestMemory;
+use nix::poll::PollFd;
+use nix::poll::PollFlags;
+use nix::poll::PollTimeout;
+use nix::poll::poll;
 use virtio_spec::feature;
 use virtqueue::ChainBatch;
 use virtqueue::Format;
@@ -36,12 +40,23 @@ struct Live {
 }
 
 impl Live {
-    /// Works once, with the queue in hand.
+    /// Works once, with the queue in hand. A queue on its shelf stays there unless its user has something to report, as in a worker.
     fn run(&mut self, memory: &Arc<GuestMemory>) -> anyhow::Result<bool> {
+        if self.queue.is_none() && !self.is_called()? {
+            return Ok(false);
+        }
         let mut queue = self.take()?;
         let progress = self.handler.run(&mut queue, memory);
         self.put(queue);
         Ok(progress?.any())
+    }
+
+    fn is_called(&self) -> anyhow::Result<bool> {
+        let Some(fd) = self.handler.completion_fd() else {
+            return Ok(false);
+        };
+        let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+        Ok(poll(&mut fds, PollTimeout::ZERO)? > 0)
     }
 
     fn take(&mut self) -> anyhow::Result<Queue> {

@@ -1,0 +1,126 @@
+//! Two guests, each with its driver and its workers in a thread of its own, sending to each other at the same time.
+//!
+//! Rule: what arrives is unharmed and arrives once; what does not arrive was counted by the receiver's card.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+mod net_parts;
+
+use std::sync::Barrier;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+
+use driver_fakes::Random;
+use net_backend::Fabric;
+use net_backend::NetSpec;
+use net_driver::WANTED_FEATURES;
+use net_parts::Side;
+use net_parts::frames::Kind;
+use net_parts::frames::Mac;
+use net_parts::frames::Plan;
+use virtio_spec::feature;
+use virtio_spec::net::feature::*;
+
+const ALL: u64 = WANTED_FEATURES & !feature::RING_AND_TRANSPORT & !(CTRL_VLAN | RSC_EXT | STANDBY);
+const FRAMES: usize = 3000;
+
+/// Sends and receives until both sides have sent everything; returns base and length of what was sent.
+fn work(side: &mut Side, to: Mac, seed: u64, done: &AtomicU64) -> Vec<(u32, usize)> {
+    let mut random = Random::new(seed);
+    let from = side.mac();
+    let mut sent = Vec::new();
+    let mut base = 4;
+    while done.load(Ordering::Acquire) < 2 {
+        for _ in 0..random.below(5) {
+            if sent.len() >= FRAMES {
+                break;
+            }
+            let large = random.one_in(20);
+            let plan = Plan {
+                kind: [Kind::Udp4, Kind::Tcp6, Kind::Tcp4][random.index(3)],
+                to,
+                from,
+                base,
+                len: if large {
+                    12_000
+                } else {
+                    4 + random.index(1400)
+                },
+                vlan: None,
+                partial: large || random.one_in(2),
+                mss: large.then_some(1200),
+            };
+            if side.send(random.index(2), &plan, random.one_in(2)) {
+                sent.push((base, plan.len));
+                base += (plan.len as u32).next_multiple_of(4) + 4;
+                if sent.len() == FRAMES {
+                    done.fetch_add(1, Ordering::AcqRel);
+                }
+            }
+        }
+        side.kick();
+        side.serve();
+        side.collect();
+        std::thread::yield_now();
+    }
+    sent
+}
+
+fn both_at_once(features: [u64; 2]) {
+    let fabric = Fabric::default();
+    let spec = || NetSpec {
+        queue_pairs: net_parts::PAIRS,
+        queue_size: 256,
+        ..NetSpec::on_switch("lan")
+    };
+    let mut one = Side::new("one", 1, &fabric, spec(), features[0]);
+    let mut two = Side::new("two", 2, &fabric, spec(), features[1]);
+    let (first, second) = (one.mac(), two.mac());
+    let (start, done) = (Barrier::new(2), AtomicU64::new(0));
+    let (from_one, from_two) = std::thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            start.wait();
+            work(&mut two, first, 20, &done)
+        });
+        start.wait();
+        let sent = work(&mut one, second, 10, &done);
+        (sent, other.join().unwrap())
+    });
+    for side in [&mut one, &mut two] {
+        side.kick();
+        side.serve();
+    }
+    for (to, sent) in [(&mut two, from_one), (&mut one, from_two)] {
+        to.collect();
+        let missing = sent
+            .iter()
+            .filter(|(base, len)| to.arrived.of(*base, *len) != *len)
+            .count();
+        let starved = to.device.metrics().frames.receive_starved_total;
+        assert!(
+            missing as u64 <= starved,
+            "{missing} are missing, {starved} counted"
+        );
+        assert!(missing < FRAMES / 2, "{missing} of {FRAMES} are missing");
+    }
+    one.finish();
+    two.finish();
+}
+
+#[test]
+fn two_guests_that_send_at_the_same_time_harm_nothing_of_each_other() {
+    let indirect = feature::RING_INDIRECT_DESC;
+    let packed = indirect | feature::RING_PACKED;
+    for features in [
+        [ALL | indirect, ALL | packed | feature::IN_ORDER],
+        [
+            ALL | feature::RING_EVENT_IDX,
+            ALL & !GUEST_CSUM | feature::RING_PACKED,
+        ],
+    ] {
+        both_at_once(features);
+    }
+}
