@@ -6,6 +6,7 @@
 mod card;
 mod cli;
 mod settings;
+mod switches;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -31,6 +32,7 @@ use serde::Deserialize;
 
 use crate::card::Card;
 use crate::cli::Cli;
+use crate::switches::Switches;
 
 /// The config file's tables beside `[[device]]`.
 #[derive(Debug, Default, Deserialize)]
@@ -79,7 +81,11 @@ fn serve(cli: Cli) -> Result<(), Error> {
         .enumerate()
         .map(|(at, spec)| open(at, spec, &fabric))
         .collect();
-    daemon_shell::run(&process, units?)
+    let units = units?;
+    if network.switch.is_empty() {
+        return daemon_shell::run(&process, units);
+    }
+    daemon_shell::run_with(&process, units, Arc::new(Switches(fabric)))
 }
 
 /// The devices of the command line or of the config file.
@@ -105,9 +111,15 @@ fn make_switches(network: &Network, devices: &[DeviceSpec<NetSpec>]) -> Result<F
             message,
         };
         spec.check().map_err(fault)?;
-        fabric.switch(&spec.name);
-        if spec.uplink.is_some() {
-            return Err(fault("an uplink is not supported here".to_owned()));
+        let switch = fabric.switch(&spec.name);
+        let Some(link) = &spec.uplink else {
+            continue;
+        };
+        let chain = |error: &dyn std::error::Error| exit::chain(error);
+        let ends = net_link::open(link, 1).map_err(|error| fault(chain(&error)))?;
+        for end in ends {
+            let added = switch.add_uplink(end);
+            added.map_err(|error| fault(chain(&error)))?;
         }
     }
     for (at, device) in devices.iter().enumerate() {

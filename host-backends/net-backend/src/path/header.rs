@@ -53,6 +53,14 @@ impl Rules {
         }
     }
 
+    /// For frames from a link, which does what it says.
+    pub fn of_link() -> Self {
+        Self {
+            offloads: Offloads::ALL,
+            max_frame: MAX_FRAME,
+        }
+    }
+
     /// Checks the header of a frame of `len` bytes; returns what is true of it.
     #[inline]
     pub fn check(&self, header: &Header, len: usize) -> Result<Header, Lie> {

@@ -35,6 +35,7 @@ use crate::path::tally::TransmitTally;
 use crate::path::transmit::BURST;
 use crate::path::transmit::Burst;
 use crate::path::transmit::Departing;
+use crate::path::transmit::Frame;
 use crate::port::Core;
 use crate::port::Port;
 use crate::port::PortState;
@@ -68,7 +69,7 @@ pub(crate) struct LinkPair {
 }
 
 /// The link, and what sending needs.
-struct Outlet {
+pub(crate) struct Outlet {
     /// `None` only while the pair is dropped.
     link: Option<Box<dyn Link>>,
     capabilities: Capabilities,
@@ -146,13 +147,7 @@ impl LinkPair {
             rules: Rules::new(&state),
             state,
             burst: Burst::new(),
-            outlet: Outlet {
-                capabilities: link.capabilities(),
-                link: Some(link),
-                spans: IoVecs::with_capacity(64),
-                scratch: Vec::new(),
-                stalled: false,
-            },
+            outlet: Outlet::new(link),
             events,
             use_all: false,
             starved: 0,
@@ -188,7 +183,7 @@ impl LinkPair {
         }
         self.core.policy.screen(&mut self.burst, memory, tally);
         if self.state.link_up {
-            self.outlet.send(&mut self.burst, memory, tally)?;
+            self.outlet.send(&mut self.burst, memory, tally, |_| true)?;
         } else {
             tally.link_down.add(self.burst.frames.len() as u64);
         }
@@ -225,7 +220,8 @@ impl LinkPair {
         for frame in self.core.take_own() {
             if self.burst.set_own(&frame) {
                 let tally = &self.tally.transmit;
-                self.outlet.send(&mut self.burst, &memory, tally)?;
+                self.outlet
+                    .send(&mut self.burst, &memory, tally, |_| true)?;
             }
         }
         Ok(())
@@ -233,12 +229,29 @@ impl LinkPair {
 }
 
 impl Outlet {
-    /// Sends all frames of the burst, which were read from `memory`; afterwards the link holds none of their memory.
-    fn send(
+    pub fn new(link: Box<dyn Link>) -> Self {
+        Self {
+            capabilities: link.capabilities(),
+            link: Some(link),
+            spans: IoVecs::with_capacity(64),
+            scratch: Vec::new(),
+            stalled: false,
+        }
+    }
+
+    /// The link itself.
+    pub fn link(&mut self) -> Option<&mut (dyn Link + 'static)> {
+        self.link.as_deref_mut()
+    }
+
+    /// Sends the frames of the burst that `picks` picks, which were read from `memory`; afterwards the link holds none of
+    /// their memory.
+    pub fn send(
         &mut self,
         burst: &mut Burst,
         memory: &GuestMemory,
         tally: &TransmitTally,
+        picks: impl Fn(&Frame) -> bool,
     ) -> Result<(), Error> {
         let accepts = if self.capabilities.vnet_header {
             self.capabilities.offloads
@@ -246,6 +259,9 @@ impl Outlet {
             Offloads::NONE
         };
         for position in 0..burst.frames.len() {
+            if !burst.frames.get(position).is_some_and(&picks) {
+                continue;
+            }
             let Some(mut frame) = burst.depart(memory, position) else {
                 continue;
             };

@@ -20,7 +20,7 @@ use crate::switch::Sender;
 mod from_link;
 pub(crate) mod header;
 pub(crate) mod inlet;
-mod link;
+pub(crate) mod link;
 pub(crate) mod pair;
 pub(crate) mod policy;
 pub(crate) mod receive;

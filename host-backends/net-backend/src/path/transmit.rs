@@ -10,8 +10,8 @@ use guest_memory::GuestMemory;
 use virtio_spec::net::HASH_HEADER_SIZE;
 use virtio_spec::net::HEADER_SIZE;
 use virtio_spec::net::Header;
-use virtqueue::Chain;
 use virtqueue::ChainBatch;
+use virtqueue::Segment;
 use zerocopy::FromBytes;
 use zerocopy::IntoBytes;
 
@@ -57,6 +57,8 @@ pub(crate) struct Burst {
     pub frames: Vec<Frame>,
     /// Bytes of the guest's header before each frame.
     header_size: usize,
+    /// Frames that came without chains.
+    arrived: Vec<Segment>,
 }
 
 /// One frame on its way to a receiver.
@@ -78,6 +80,7 @@ impl Burst {
             arena: Box::new([[0; PLACE]; BURST]),
             frames: Vec::with_capacity(BURST),
             header_size: HEADER_SIZE,
+            arrived: Vec::new(),
         }
     }
 
@@ -119,17 +122,50 @@ impl Burst {
         }
     }
 
+    /// Makes the burst of frames that lie in `memory` without chains, each with a header of 12 bytes.
+    pub fn set_arrived(
+        &mut self,
+        memory: &GuestMemory,
+        frames: &[Segment],
+        rules: &Rules,
+        tally: &TransmitTally,
+    ) {
+        self.batch.clear();
+        self.frames.clear();
+        self.header_size = HEADER_SIZE;
+        self.arrived.clear();
+        self.arrived.extend_from_slice(frames);
+        for at in 0..frames.len().min(BURST) {
+            self.read(memory, at, rules, tally);
+        }
+    }
+
+    /// The readable parts of frame `at` of the burst.
+    #[inline]
+    fn parts<'a>(
+        batch: &'a ChainBatch,
+        arrived: &'a [Segment],
+        at: usize,
+    ) -> Option<(&'a [Segment], bool)> {
+        match batch.get(at) {
+            Some(chain) => Some((chain.readable, chain.writable.is_empty())),
+            None => Some((arrived.get(at..=at)?, true)),
+        }
+    }
+
     /// Reads and checks the frame of chain `at`.
     #[inline]
     fn read(&mut self, memory: &GuestMemory, at: usize, rules: &Rules, tally: &TransmitTally) {
         let start = HASH_HEADER_SIZE - self.header_size;
-        let (Some(chain), Some(place)) = (self.batch.get(at), self.arena.get_mut(at)) else {
+        let parts = Self::parts(&self.batch, &self.arrived, at);
+        let (Some((parts, only)), Some(place)) = (parts, self.arena.get_mut(at)) else {
             return;
         };
         let Some(out) = place.get_mut(start..) else {
             return;
         };
-        let Some((total, got)) = gather(memory, &chain, out) else {
+        // A chain of a transmit queue must not have parts to write to (sec. 5.1.6.2).
+        let Some((total, got)) = gather(memory, parts, out).filter(|_| only) else {
             return tally.bad_chain.add(1);
         };
         let Some(len) = total.checked_sub(self.header_size) else {
@@ -167,8 +203,8 @@ impl Burst {
         let rest = if head == len {
             None
         } else {
-            let chain = self.batch.get(usize::from(frame.at))?;
-            let mut cursor = Cursor::new(memory, chain.readable);
+            let (parts, _) = Self::parts(&self.batch, &self.arrived, usize::from(frame.at))?;
+            let mut cursor = Cursor::new(memory, parts);
             cursor.skip(self.header_size + head);
             Some(cursor)
         };
@@ -266,19 +302,16 @@ impl Departing<'_> {
 }
 
 /// Copies the first bytes of a chain to `out`; returns the chain's length and how many were copied. `None` when a part
-/// is no memory, or the chain has writable parts, which a transmit queue's must not have (sec. 5.1.6.2).
+/// is no memory.
 #[inline]
-fn gather(memory: &GuestMemory, chain: &Chain<'_>, out: &mut [u8]) -> Option<(usize, usize)> {
-    if !chain.writable.is_empty() {
-        return None;
-    }
-    if let [only] = chain.readable {
+fn gather(memory: &GuestMemory, parts: &[Segment], out: &mut [u8]) -> Option<(usize, usize)> {
+    if let [only] = parts {
         let len = only.len as usize;
         let got = len.min(out.len());
         memory.read(only.addr, out.get_mut(..got)?).ok()?;
         return Some((len, got));
     }
-    let total: u64 = chain.readable.iter().map(|part| u64::from(part.len)).sum();
-    let got = Cursor::new(memory, chain.readable).read(out).ok()?;
+    let total: u64 = parts.iter().map(|part| u64::from(part.len)).sum();
+    let got = Cursor::new(memory, parts).read(out).ok()?;
     Some((usize::try_from(total).ok()?, got))
 }

@@ -21,6 +21,7 @@ use crate::port::Core;
 use crate::published::Follower;
 use crate::switch::PortNumber;
 use crate::switch::Ports;
+use crate::switch::Station;
 use crate::switch::Switch;
 use crate::switch::table::Address;
 
@@ -88,9 +89,8 @@ impl Sender {
             for (number, port) in ports.list.iter().enumerate() {
                 if let Some(port) = port.as_ref().filter(|_| number != usize::from(self.number)) {
                     let number = number as u16;
-                    self.deliver(port, burst, memory, |frame| {
-                        frame.to == number || frame.to == FLOOD
-                    });
+                    let picks = |frame: &Frame| frame.to == number || frame.to == FLOOD;
+                    self.bring(port, burst, memory, picks);
                 }
             }
         } else {
@@ -123,7 +123,7 @@ impl Sender {
                 continue;
             }
             if let Some(Some(port)) = ports.list.get(usize::from(to)) {
-                self.deliver(port, burst, memory, |frame| frame.to == to);
+                self.bring(port, burst, memory, |frame| frame.to == to);
             }
             for frame in &mut burst.frames {
                 if frame.to == to {
@@ -199,6 +199,20 @@ impl Sender {
             Some(port) if port == self.number => NOWHERE,
             Some(port) => port,
             None => FLOOD,
+        }
+    }
+
+    #[inline]
+    fn bring(
+        &self,
+        station: &Station,
+        burst: &mut Burst,
+        memory: &GuestMemory,
+        picks: impl Fn(&Frame) -> bool,
+    ) {
+        match station {
+            Station::Card(port) => self.deliver(port, burst, memory, picks),
+            Station::Uplink(uplink) => uplink.send(burst, memory, picks),
         }
     }
 

@@ -21,6 +21,7 @@ use crate::path::tests::rig::PLAIN;
 use crate::path::tests::rig::Wire;
 use crate::path::tests::rig::frame;
 use crate::published::lock;
+use crate::switch::Switch;
 
 struct Rig {
     guest: Guest,
@@ -229,6 +230,44 @@ fn a_link_comes_back_to_its_port_with_the_worker() {
     drop(rig);
     assert!(port.transmit_handler(0).is_ok());
     assert!(port.transmit_handler(1).is_err());
+}
+
+#[test]
+fn a_switch_with_an_uplink_carries_frames_out_and_in() {
+    let switch = Arc::new(Switch::new("test"));
+    let link = FakeLink::new(Offloads::NONE);
+    let (wire, ready) = (Arc::clone(&link.wire), Arc::clone(&link.ready));
+    switch.add_uplink(Box::new(link)).expect("an uplink");
+    switch.start().expect("a thread");
+    let mut a = Guest::on_switch(&switch, 1, MERGEABLE);
+    let mut b = Guest::on_switch(&switch, 2, MERGEABLE);
+    for _ in 0..4 {
+        a.post(&[2048]);
+        b.post(&[2048]);
+    }
+    a.send_all(&[frame(1, 9, 1400), frame(1, 2, 70)]);
+    assert_eq!(lock(&wire).sent.len(), 1, "frames for b stay inside");
+    assert_eq!(lock(&wire).sent[0][12..], frame(1, 9, 1400));
+    b.buffers();
+    let arriving = [frame(9, 1, 1300), frame(9, 1, 60)];
+    for frame in &arriving {
+        let bytes = [Header::default().as_bytes(), frame].concat();
+        lock(&wire).waiting.push_back(bytes);
+    }
+    ready.notify();
+    let mut got = Vec::new();
+    let start = std::time::Instant::now();
+    while got.len() < 2 && start.elapsed() < std::time::Duration::from_secs(10) {
+        got.extend(a.got().into_iter().map(|got| got.frame));
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    assert_eq!(got, arriving);
+    assert!(
+        b.got().is_empty(),
+        "station 9 is known to be outside, and 1 at a"
+    );
+    assert_eq!(switch.uplink_frames(), (1, 2));
+    switch.stop();
 }
 
 #[test]
