@@ -24,6 +24,16 @@ pub const DISK_MODULES: &[&str] = &[
     "virtio_blk",
 ];
 
+/// Modules that a guest needs for its balloon, in loading order.
+pub const BALLOON_MODULES: &[&str] = &[
+    "virtio_ring",
+    "virtio",
+    "virtio_pci_modern_dev",
+    "virtio_pci_legacy_dev",
+    "virtio_pci",
+    "virtio_balloon",
+];
+
 /// Modules that a guest needs for its network, in loading order.
 pub const NET_MODULES: &[&str] = &[
     "virtio_ring",

@@ -13,6 +13,7 @@ pub mod kernel;
 mod lz4;
 pub mod monitor;
 pub mod netns;
+pub mod newer_qemu;
 pub mod paths;
 pub mod process;
 pub mod qemu;

@@ -39,6 +39,10 @@ pub struct Machine {
     pub vhost_user: Vec<(String, String)>,
     /// Plain images that a run does not change.
     pub snapshots: Vec<PathBuf>,
+    /// Another QEMU than the installed one.
+    pub program: Option<PathBuf>,
+    /// A daemon's socket for a balloon on QEMU's generic vhost-user device.
+    pub balloon: Option<String>,
     /// Network cards.
     pub nics: Vec<Nic>,
     /// Where QEMU listens for commands ([`crate::qmp`]).
@@ -122,10 +126,11 @@ impl Machine {
     }
 
     fn command(&self) -> anyhow::Result<Command> {
-        let mut command = process::behind(
-            &self.prefix,
-            Path::new(&tool("qemu-system-x86_64", "qemu-system-x86")?),
-        );
+        let program = match &self.program {
+            Some(program) => program.clone(),
+            None => tool("qemu-system-x86_64", "qemu-system-x86")?.into(),
+        };
+        let mut command = process::behind(&self.prefix, &program);
         command.args([
             "-accel",
             "tcg,thread=multi,tb-size=512",
@@ -175,6 +180,12 @@ impl Machine {
                 "-device",
                 &format!("virtio-blk-pci,drive=d{number}"),
             ]);
+        }
+        if let Some(socket) = &self.balloon {
+            // It does not wait for its socket at the start, so it cannot be told to reconnect.
+            let chardev = format!("socket,id=balloon,path={socket}");
+            let device = "vhost-user-test-device-pci,chardev=balloon,virtio-id=5,num_vqs=5,vq_size=128,config_size=16";
+            command.args(["-chardev", &chardev, "-device", device]);
         }
         let nics = self.nics.iter().enumerate();
         command.args(nics.flat_map(|(number, nic)| nic.arguments(number)));

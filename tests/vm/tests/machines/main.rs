@@ -2,6 +2,7 @@
 //!
 //! One rule: a test that cannot run here is shown as ignored with its reason, decided at run time.
 
+mod balloon;
 mod debian;
 mod nested;
 mod network;
@@ -80,6 +81,10 @@ const TESTS: &[(&str, Test)] = &[
     (
         "two_guests_trade_memory_through_the_daemons_pool",
         probe_balloon::trade,
+    ),
+    (
+        "debian_under_qemu_has_a_balloon_by_its_generic_vhost_user_device",
+        balloon::debian,
     ),
 ];
 
