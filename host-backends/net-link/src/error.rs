@@ -86,6 +86,23 @@ pub enum Error {
         /// What it is.
         what: &'static str,
     },
+    /// The interface of a packet socket does not exist
+    #[error("There is no interface {name}: `{mend}` lists them")]
+    NoSuchInterface {
+        /// Its name.
+        name: String,
+        /// The command that lists interfaces.
+        mend: &'static str,
+    },
+    /// Packet sockets need a privilege
+    #[error(
+        "A packet socket on {name} needs CAP_NET_RAW: start with it (systemd: AmbientCapabilities=CAP_NET_RAW), or use \
+         a TAP interface or passt"
+    )]
+    PacketPermission {
+        /// The interface.
+        name: String,
+    },
     /// There is no passt to start
     #[error(
         "There is no {}: install passt, name it with passt:binary=PATH, or choose another link",

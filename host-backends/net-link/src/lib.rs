@@ -7,6 +7,7 @@ mod confined;
 mod error;
 mod link;
 mod null;
+mod packet;
 mod passt;
 mod ready;
 mod source;
@@ -14,7 +15,6 @@ mod spans;
 mod spec;
 mod tap;
 
-use std::io;
 use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
@@ -50,10 +50,7 @@ pub fn open(spec: &LinkSpec, pairs: u16) -> Result<Vec<Box<dyn Link>>, Error> {
         LinkSpec::Tap(tap) => tap::open(tap, pairs),
         LinkSpec::Fd(numbers) => inherited(spec, numbers, pairs),
         LinkSpec::Passt(passt) => passt::open(passt, pairs),
-        LinkSpec::Packet(_) => Err(Error::Open {
-            link: spec.to_string(),
-            source: io::ErrorKind::Unsupported.into(),
-        }),
+        LinkSpec::Packet(interface) => packet::open(interface, pairs),
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod frames;
 mod namespace;
+mod packet;
 mod passt;
 mod source;
 mod spec;
