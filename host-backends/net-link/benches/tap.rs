@@ -1,5 +1,5 @@
-//! What a frame costs through a TAP interface: the link, plain system calls, and io_uring batches, in one run, as CPU
-//! time of the thread that does it. Needs root: it makes a network namespace of its own.
+//! What a frame costs through a TAP interface: the link, plain system calls, and io_uring batches, and through a packet
+//! socket on a veth pair, in one run, as CPU time of the thread that does it. Needs root: it makes a network namespace of its own.
 //!
 //! Frames are sent to an address that nobody has, so that the kernel drops them behind the interface; frames to be
 //! received wait in the interface's queue before the clock runs.
@@ -29,6 +29,7 @@ use io_uring::types::Fd;
 use net_link::HEADER_BYTES;
 use net_link::Link;
 use net_link::LinkSpec;
+use net_link::Offloads;
 use net_link::Received;
 use net_link::Sent;
 use nix::sched::CloneFlags;
@@ -58,6 +59,7 @@ struct World {
     memory: GuestMemory,
     link: Box<dyn Link>,
     plain: File,
+    packet: Box<dyn Link>,
     socket: UdpSocket,
 }
 
@@ -113,10 +115,18 @@ impl World {
             mmap_offset: 0,
         };
         let memory = GuestMemory::new(vec![(region, fd)]).expect("memory");
+        ip("link add p0 type veth peer name p1");
+        ip("link set p0 up");
+        ip("link set p1 up");
+        ip("addr add 10.9.2.1/24 dev p0");
+        ip("neigh add 10.9.2.2 lladdr 02:00:00:00:00:02 dev p0");
+        let mut packet = open("packet:p1");
+        packet.set_offloads(Offloads::ALL).expect("offloads");
         let world = Self {
             memory,
             link,
             plain,
+            packet,
             socket: UdpSocket::bind("0.0.0.0:0").expect("a socket"),
         };
         // The interfaces carry frames a moment after they were opened.
@@ -222,13 +232,22 @@ fn sending(world: &mut World, bytes: usize, large: bool) {
         ring.submit_and_wait(BATCH).expect("submitted");
         assert!(ring.completion().all(|entry| entry.result() > 0), "write");
     });
-    println!("send    {bytes:6}  {plain:7.0}  {link:7.0}  {uring:7.0}");
+    let packet = {
+        let link = &mut world.packet;
+        measure(|| {
+            for _ in 0..BATCH {
+                let _ = link.send(&head, &rest).expect("sent");
+            }
+            link.flush().expect("flushed");
+        })
+    };
+    println!("send    {bytes:6}  {plain:7.0}  {link:7.0}  {uring:7.0}  {packet:7.0}");
 }
 
 fn receiving(world: &mut World, bytes: usize) {
     let into = world.spans(1 << 20, 2048);
-    let mut spent = [Duration::ZERO; 2];
-    let mut frames = [0u32; 2];
+    let mut spent = [Duration::ZERO; 3];
+    let mut frames = [0u32; 3];
     let fd = world.plain.as_raw_fd();
     for _ in 0..ROUNDS {
         world.fill(0, bytes);
@@ -244,19 +263,26 @@ fn receiving(world: &mut World, bytes: usize) {
             frames[0] += 1;
         }
         spent[0] += cpu_time() - start;
+        world.fill(2, bytes);
+        let start = cpu_time();
+        while let Received::Frame(_) = world.packet.receive(&into).expect("received") {
+            frames[2] += 1;
+        }
+        spent[2] += cpu_time() - start;
     }
     let per = |nth: usize| spent[nth].as_secs_f64() * 1e9 / f64::from(frames[nth].max(1));
     println!(
-        "receive {bytes:6}  {:7.0}  {:7.0}           ({frames:?} frames)",
+        "receive {bytes:6}  {:7.0}  {:7.0}           {:7.0}   ({frames:?} frames)",
         per(0),
-        per(1)
+        per(1),
+        per(2)
     );
 }
 
 fn main() {
     let mut world = World::new();
     println!("CPU nanoseconds per frame");
-    println!("way      bytes    plain     link io_uring");
+    println!("way      bytes    plain     link io_uring   packet");
     for _ in 0..2 {
         for (bytes, large) in [(64, false), (1514, false), (65_226, true)] {
             sending(&mut world, bytes, large);

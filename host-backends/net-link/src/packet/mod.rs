@@ -5,6 +5,9 @@
 //!
 //! Frames come as the interface has them, and an interface may join received TCP segments to large ones. A guest that
 //! does not accept those (any Linux does) needs `ethtool -K INTERFACE gro off`; until then they are dropped.
+//!
+//! A frame costs here 1.2 (64 KiB) to 1.9 times (small ones) the CPU time that it costs through a TAP interface
+//! (`cargo bench -p net-link`): where both will do, use TAP.
 
 mod link;
 mod sys;
