@@ -10,6 +10,8 @@ mod device;
 mod error;
 pub mod filter;
 mod frame;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod limit;
 mod mac;
 pub mod offload;
