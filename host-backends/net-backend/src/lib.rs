@@ -1,6 +1,13 @@
 //! The network device (virtio 1.4 sec. 5.1): queues, offloads, control queue, switch.
 //!
 //! One rule: a guest's header is read once, checked, and only the checked copy travels on.
+//!
+//! A card is described by a [`NetSpec`] and opened by [`NetDevice::open`]; the session above then serves it as a
+//! [`device_model::Device`]. Control requests are described in `control`, the way of frames in `path` and [`switch`].
+//!
+//! Where it stops short of virtio: no UFO, no offloads in tunnels, no statistics by control request, no hash types with
+//! IPv6 extension headers' addresses; the driver's wishes on interrupt coalescing are kept and told, and batches are
+//! what comes of them.
 
 pub mod capture;
 mod config;

@@ -7,7 +7,13 @@ use net_backend::NetSpec;
 use protocol::Machine;
 use protocol::ServedCard;
 use protocol::eventually;
+use std::io::Read as _;
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+use vhost_user_protocol::BackendMessage;
+use vhost_user_protocol::ConfigSpace;
 use vhost_user_protocol::FrontendMessage as M;
+use vhost_user_protocol::Reply;
 use virtio_spec::feature::RING_EVENT_IDX;
 use virtio_spec::feature::RING_PACKED;
 use virtio_spec::feature::VERSION_1;
@@ -176,14 +182,44 @@ fn the_front_ends_mtu_bounds_what_is_sent() -> Result<()> {
     Ok(())
 }
 
+/// The status field of the configuration, as the front-end reads it.
+fn status(machine: &mut Machine) -> Result<[u8; 2]> {
+    let question = ConfigSpace {
+        offset: 6,
+        size: 2,
+        flags: 0,
+        data: vec![0; 2],
+    };
+    match machine.frontend.get(&M::GetConfig(question))? {
+        Reply::Config(config) => Ok([config.data[0], config.data[1]]),
+        other => anyhow::bail!("{other:?}"),
+    }
+}
+
 #[test]
-fn a_pulled_cable_shows_in_the_configuration_and_stops_frames() -> Result<()> {
+fn a_pulled_cable_is_told_to_the_front_end_and_stops_frames() -> Result<()> {
     let mut both = machines(RING | feature::STATUS, 1)?;
+    let (mut told, theirs) = UnixStream::pair()?;
+    told.set_read_timeout(Some(protocol::DEADLINE))?;
+    let frontend = &mut both.b.frontend;
+    frontend.must(&M::SetBackendReqFd, &[theirs.as_fd()])?;
+    drop(theirs);
+    let mut changed = || -> Result<()> {
+        let mut bytes = [0; 12];
+        told.read_exact(&mut bytes)?;
+        assert_eq!(bytes.as_slice(), BackendMessage::ConfigChange.encode(false));
+        Ok(())
+    };
+    assert_eq!(status(&mut both.b)?, [1, 0]);
     both.cards[1].card.set_link(false);
+    changed()?;
+    assert_eq!(status(&mut both.b)?, [0, 0]);
     both.a.send(0, &frame(B, A, 1, 60))?;
     let lost = || both.cards[1].card.metrics().frames.receive_link_down_total;
     assert!(eventually(|| lost() == 1));
     both.cards[1].card.set_link(true);
+    changed()?;
+    assert_eq!(status(&mut both.b)?, [1, 0]);
     both.a.send(0, &frame(B, A, 2, 60))?;
     assert_eq!(both.b.next_frame(0)?, frame(B, A, 2, 60));
     Ok(())
