@@ -23,6 +23,7 @@ const PROGRAMS: &[(&str, &[&str])] = &[
     ("monitor", &["man"]),
     ("blockd", &["--man-pages"]),
     ("netd", &["--man-pages"]),
+    ("balloond", &["--man-pages"]),
 ];
 
 pub fn run(args: &Args) -> anyhow::Result<bool> {

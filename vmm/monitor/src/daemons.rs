@@ -33,6 +33,7 @@ use crate::devices::Kind;
 use crate::devices::Source;
 use crate::exit;
 use crate::home::Home;
+use crate::vm_config::VmConfig;
 
 /// Folder with the daemons' programs, if they are neither beside this program nor in PATH.
 const VARIABLE: &str = "PARAVANE_BIN_DIR";
@@ -140,7 +141,8 @@ pub(crate) fn control(device: &Device, home: Option<&Home>) -> Option<PathBuf> {
 }
 
 /// Writes the daemons' configuration into `home`. None: there are none to start.
-pub(crate) fn plan(devices: &[Device], home: &Home, json: bool) -> Result<Option<Plan>, Error> {
+pub(crate) fn plan(config: &VmConfig, home: &Home, json: bool) -> Result<Option<Plan>, Error> {
+    let devices = &config.devices;
     let mut daemons = Vec::new();
     for kind in [Kind::Disk, Kind::Net, Kind::Balloon] {
         let served = devices.iter().filter(|device| device.kind == kind);
@@ -150,16 +152,17 @@ pub(crate) fn plan(devices: &[Device], home: &Home, json: bool) -> Result<Option
         }
         let name = kind.daemon();
         let control = home.path.join(format!("{name}.control"));
-        let config = home.path.join(format!("{name}.toml"));
-        let text = config_text(tables, &control);
-        std::fs::write(&config, text).map_err(|source| Error::Config {
-            path: config.clone(),
+        let path = home.path.join(format!("{name}.toml"));
+        let more = config.daemons.get(name).cloned().unwrap_or_default();
+        let text = config_text(more, tables, &control);
+        std::fs::write(&path, text).map_err(|source| Error::Config {
+            path: path.clone(),
             source,
         })?;
         daemons.push(DaemonPlan {
             name: name.to_owned(),
             program: find_program(&format!("paravane-{name}"))?,
-            config,
+            config: path,
             control,
         });
     }
@@ -182,11 +185,12 @@ fn table(device: &Device, home: &Home) -> Option<Value> {
     Some(Value::Table(table))
 }
 
-fn config_text(devices: Vec<Value>, control: &Path) -> String {
-    let mut file = Table::new();
+/// `more` and what the VMM has to say, which wins.
+fn config_text(more: Table, devices: Vec<Value>, control: &Path) -> String {
+    let mut file = more;
     let text = |text: String| Value::String(text);
     let log = std::env::var("PARAVANE_LOG").unwrap_or_else(|_| "warn".to_owned());
-    file.insert("log".to_owned(), text(log));
+    file.entry("log").or_insert(text(log));
     file.insert(
         "control-socket".to_owned(),
         text(control.to_string_lossy().into_owned()),
@@ -352,9 +356,14 @@ mod tests {
             path: folder.path().join("it's \"here\""),
             lock: nix::fcntl::Flock::lock(lock, how).unwrap(),
         };
+        let more = "log = 'debug'\ncontrol-socket = 'theirs'\n[[switch]]\nname = 'lan'";
+        let more: Table = toml::from_str(more).unwrap();
         let tables = [&disk, &net].map(|device| table(device, &home).unwrap());
-        let text = config_text(tables.to_vec(), &home.path.join("c"));
+        let text = config_text(more, tables.to_vec(), &home.path.join("c"));
         let read: Table = toml::from_str(&text).unwrap();
+        assert_eq!(read["log"].as_str(), Some("debug"));
+        assert_eq!(read["switch"][0]["name"].as_str(), Some("lan"));
+        assert_ne!(read["control-socket"].as_str(), Some("theirs"));
         assert_eq!(read["end-with-stdin"].as_bool(), Some(true));
         let devices = read["device"].as_array().unwrap();
         assert_eq!(devices[0]["path"].as_str(), Some("/i"));

@@ -2,6 +2,7 @@
 //!
 //! One rule: a key and a flag of the same name mean the same; flags win over the file, disks add up.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -43,6 +44,8 @@ The VM's description, as flags or as a TOML file with the same names:
   link = \"passt\"               # keys of paravane-netd, or a socket
   [balloon]
   floor = \"256M\"               # keys of paravane-balloond, or a socket
+  [daemon.netd]
+  log = \"debug\"                # more of that daemon's config file, tables included
 
 A device with a socket has the keys name, queues (disk), queue-size, packed, mtu and mac (net; the address is for
 backends that have none of their own, such as DPDK's). Without one, name, queues,
@@ -126,6 +129,9 @@ pub(crate) struct RunOptions {
         value_parser = devices::table
     )]
     pub(crate) balloon: Option<Table>,
+    /// More of the daemons' config files, by daemon.
+    #[arg(skip)]
+    pub(crate) daemon: BTreeMap<String, Table>,
     /// Serial port: stdio, off, or file:PATH [default: stdio].
     #[arg(long, value_name = "WHERE")]
     pub(crate) serial: Option<Serial>,

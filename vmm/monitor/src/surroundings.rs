@@ -50,7 +50,7 @@ impl Surroundings {
             listener: Some(listener),
             home: None,
         };
-        let plan = daemons::plan(&config.devices, &home, status.json);
+        let plan = daemons::plan(config, &home, status.json);
         let started = match &plan {
             Ok(Some(plan)) => Daemons::start(plan, &home).map(Some),
             _ => Ok(None),

@@ -2,6 +2,7 @@
 //!
 //! One rule: all mistakes are found here and reported together; what passes needs no further checks of its values.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use crate::devices;
 use crate::devices::Device;
 use crate::devices::Kind;
+use crate::devices::Source;
 use crate::options::OnReset;
 use crate::options::RunOptions;
 use crate::options::Sandbox;
@@ -29,6 +31,8 @@ pub(crate) struct VmConfig {
     pub(crate) cpus: u32,
     /// Disks, networks, the balloon.
     pub(crate) devices: Vec<Device>,
+    /// More of the daemons' config files, by daemon.
+    pub(crate) daemons: BTreeMap<String, toml::Table>,
     pub(crate) serial: Serial,
     pub(crate) on_reset: OnReset,
     pub(crate) debug_exit: bool,
@@ -82,6 +86,7 @@ fn merge(file: RunOptions, flags: RunOptions) -> RunOptions {
         disk: both(file.disk, flags.disk),
         net: both(file.net, flags.net),
         balloon: flags.balloon.or(file.balloon),
+        daemon: file.daemon,
         serial: flags.serial.or(file.serial),
         on_reset: flags.on_reset.or(file.on_reset),
         debug_exit: flags.debug_exit.or(file.debug_exit),
@@ -116,6 +121,7 @@ fn validate(options: RunOptions) -> Result<VmConfig, String> {
         (Kind::Balloon, options.balloon.into_iter().collect()),
     ];
     let devices = resolve_devices(tables, &mut wrong);
+    check_daemons(&options.daemon, &devices, &mut wrong);
     if !wrong.is_empty() {
         return Err(wrong.join("\n"));
     }
@@ -131,12 +137,30 @@ fn validate(options: RunOptions) -> Result<VmConfig, String> {
         memory,
         cpus,
         devices,
+        daemons: options.daemon,
         serial: options.serial.unwrap_or(Serial::Stdio),
         on_reset: options.on_reset.unwrap_or(OnReset::Restart),
         debug_exit: options.debug_exit.unwrap_or(false),
         shutdown_timeout: Duration::from_secs(options.shutdown_timeout.unwrap_or(10)),
         sandbox: options.sandbox != Some(Sandbox::Off),
     })
+}
+
+/// A table for a daemon that is not started would say nothing to anybody.
+fn check_daemons(
+    tables: &BTreeMap<String, toml::Table>,
+    devices: &[Device],
+    wrong: &mut Vec<String>,
+) {
+    for name in tables.keys() {
+        let ours = |device: &Device| matches!(device.source, Source::Daemon(_));
+        let mut started = devices.iter().filter(|device| ours(device));
+        if !started.any(|device| device.kind.daemon() == name) {
+            wrong.push(format!(
+                "daemon.{name}: no device of this VM has a daemon of that name started"
+            ));
+        }
+    }
 }
 
 fn resolve_devices(tables: [(Kind, Vec<toml::Table>); 3], wrong: &mut Vec<String>) -> Vec<Device> {

@@ -3,7 +3,6 @@
 use clap::Parser;
 
 use super::*;
-use crate::devices::Source;
 
 #[derive(Parser)]
 struct Flags {
@@ -91,6 +90,23 @@ fn all_mistakes_are_reported_together() {
     let text = resolve(options).unwrap_err();
     for word in ["kernel", "memory", "cpus", "queue-size"] {
         assert!(text.contains(word), "{word} in {text}");
+    }
+}
+
+#[test]
+fn a_table_for_a_daemon_needs_that_daemon() {
+    let (_folder, path) = file("[[net]]\n[daemon.netd]\nlog = 'debug'\n[[daemon.netd.switch]]\n");
+    let path = path.to_str().unwrap();
+    let config = resolve(flags(&[path, "--kernel", "k"])).unwrap();
+    assert_eq!(config.daemons["netd"]["log"].as_str(), Some("debug"));
+    for other in [
+        "[daemon.blockd]",
+        "[[net]]\nsocket='a'\n[daemon.netd]",
+        "[daemon.x]",
+    ] {
+        let (_folder, path) = file(other);
+        let error = resolve(flags(&[path.to_str().unwrap(), "--kernel", "k"])).unwrap_err();
+        assert!(error.contains("daemon."), "{other}: {error}");
     }
 }
 

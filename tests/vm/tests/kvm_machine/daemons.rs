@@ -61,8 +61,9 @@ impl Vm {
 
     fn status(&self) -> anyhow::Result<Value> {
         let output = self.say(&["status", "--json"])?;
-        let mut all: Value = serde_json::from_slice(&output.stdout)?;
-        Ok(all["vms"][0].take())
+        let all: Value = serde_json::from_slice(&output.stdout)?;
+        // Null while the VM is not up yet.
+        Ok(all["vms"][0].clone())
     }
 
     fn wait(&self, what: &str, mut condition: impl FnMut(&Value) -> bool) -> anyhow::Result<Value> {
@@ -118,21 +119,22 @@ fn send(pid: u64, signal: Signal) -> anyhow::Result<()> {
 
 const DEVICES: &str = "[[disk]]\nmemory-disk = '8M'\nqueues = 2\n\
                        [[disk]]\npath = 'image'\nname = 'root'\n\
-                       [[net]]\nlink = 'null'\n";
+                       [[net]]\nlink = 'null'\n[balloon]\nfree-page-hint = true\n\
+                       [daemon.netd]\nlog = 'info'\n";
 
 pub fn brought_along() -> anyhow::Result<()> {
     let mut vm = Vm::start(DEVICES)?;
     let status = vm.status()?;
     let daemons = pids(&status);
-    ensure!(daemons.len() == 2, "{status:#}");
+    ensure!(daemons.len() == 3, "{status:#}");
     let names = |key: &str| -> Vec<_> {
         let list = status[key].as_array().into_iter().flatten();
         list.map(|one| one["name"].as_str().unwrap_or_default().to_string())
             .collect()
     };
-    ensure!(names("devices") == ["disk0", "root", "net0"]);
-    ensure!(names("daemons") == ["blockd", "netd"]);
-    for device in 0..3 {
+    ensure!(names("devices") == ["disk0", "root", "net0", "balloon"]);
+    ensure!(names("daemons") == ["balloond", "blockd", "netd"]);
+    for device in 0..4 {
         ensure!(status["devices"][device]["numbers"]["connected"] == true);
     }
     ensure!(status["devices"][1]["numbers"]["capacity_bytes"] == 1 << 20);
@@ -156,6 +158,11 @@ pub fn brought_along() -> anyhow::Result<()> {
     vm.wait("the size", |status| {
         status["devices"][0]["numbers"]["capacity_bytes"] == 16 << 20
     })?;
+    let target = vm.say(&["ctl", "web", "set", "balloon", "target=4M"])?;
+    ensure!(target.status.success(), "{target:?}");
+    vm.wait("the target", |status| {
+        status["devices"][3]["numbers"]["target_bytes"] == 4 << 20
+    })?;
     let second = vm.say(&["ctl", "web", "reset"])?;
     ensure!(second.status.success(), "{second:?}");
     vm.wait("the reset", |status| status["resets"] == 1)?;
@@ -168,7 +175,7 @@ pub fn brought_along() -> anyhow::Result<()> {
 pub fn killed_daemon() -> anyhow::Result<()> {
     let mut vm = Vm::start(DEVICES)?;
     for round in 1..=3 {
-        for (at, name) in ["blockd", "netd"].iter().enumerate() {
+        for (at, name) in ["balloond", "blockd", "netd"].iter().enumerate() {
             let pid = pids(&vm.status()?).get(at).copied();
             send(
                 pid.with_context(|| format!("{name} has an id"))?,
@@ -181,7 +188,7 @@ pub fn killed_daemon() -> anyhow::Result<()> {
         }
         vm.wait("the connections", |status| {
             let devices = status["devices"].as_array().into_iter().flatten();
-            devices.clone().count() == 3
+            devices.clone().count() == 4
                 && devices
                     .clone()
                     .all(|device| device["numbers"]["connected"] == true)

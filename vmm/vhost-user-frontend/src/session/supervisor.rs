@@ -246,9 +246,10 @@ fn attempt(shared: &Arc<Shared>) -> Result<()> {
             other => other?,
         }
         shared.config().clone_from(&config);
+        // Whoever sees the connection sees it counted.
+        shared.reconnects.fetch_add(1, Ordering::Relaxed);
         install(&mut state, link);
     }
-    shared.reconnects.fetch_add(1, Ordering::Relaxed);
     let socket = shared.spec.socket.display();
     tracing::info!(%socket, "the backend is back");
     if let Some(error) = broken {

@@ -349,6 +349,35 @@ fn a_balloon_has_five_queues_and_a_driver_may_use_the_first_few() {
     }
 }
 
+/// REGRESSIONS row 11, on the wire: the backend goes while the driver sends and orders things.
+#[test]
+fn row_11_a_backend_that_goes_away_while_the_guest_sends_is_waited_for() {
+    let mut backend = net_backend(3, 1);
+    let mut guest = net_guest(&backend);
+    start(&mut guest, net::feature::CTRL_VQ, &[0, 1, 2]);
+    for queue in [0, 1, 2] {
+        backend.wait_for_kick(queue);
+    }
+    for round in 1..=5 {
+        backend.vanish();
+        for queue in [1u16, 2] {
+            let at = 4 * u64::from(queue);
+            guest.write(cap_type::NOTIFY, at, &queue.to_le_bytes());
+        }
+        assert_eq!(guest.status() & status::DEVICE_NEEDS_RESET, 0);
+        backend.listen();
+        for queue in [0, 1, 2] {
+            backend.wait_for_kick(queue);
+        }
+        eventually("the return", || {
+            guest.device.session().health().reconnects == round
+        });
+        for vector in [1, 2, 3] {
+            eventually("the interrupt", || guest.take(vector) > 0);
+        }
+    }
+}
+
 #[test]
 fn a_new_target_reaches_the_driver_however_often_it_changes() {
     let backend = balloon_backend();
