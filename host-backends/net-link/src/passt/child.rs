@@ -31,12 +31,16 @@ const START: Duration = Duration::from_secs(10);
 /// Least time between two starts.
 const PAUSE: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(5);
-/// `$0` is our process: a start that was ordered too late would wait for a client for ever.
+/// `$0` is our process: a start that was ordered too late would wait for a client for ever. The shell also removes the
+/// directory, which we may not when we are confined, and cannot when we were killed.
 const KEEPER: &str = r#"
+folder=$1
+shift
 while read -r _ && kill -0 "$0" 2>/dev/null; do
     "$@" </dev/null
     echo "passt ended with $?" >&2
-done"#;
+done
+rm -rf -- "$folder""#;
 const ENDED: &str = "passt ended with";
 /// How long to wait for the shell's end.
 const END: Duration = Duration::from_millis(300);
@@ -75,6 +79,7 @@ impl Child {
         let keeper = log.and_then(|log| {
             Command::new("/bin/sh")
                 .args(["-c", KEEPER, &std::process::id().to_string()])
+                .arg(&folder)
                 .args(&words)
                 .stdin(Stdio::piped())
                 .stdout(Stdio::null())
@@ -168,7 +173,6 @@ impl Drop for Child {
         // Its client is gone; if it never had one, it has now, and the shell ends when passt has.
         self.starts = None;
         drop(UnixStream::connect(&self.socket));
-        let _ = std::fs::remove_dir_all(&self.folder);
         let end = Instant::now() + END;
         while matches!(self.keeper.try_wait(), Ok(None)) && Instant::now() < end {
             std::thread::sleep(POLL);
