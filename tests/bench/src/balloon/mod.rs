@@ -134,6 +134,9 @@ fn daemon(args: &BalloonArgs, folder: &Path, take: &mut impl FnMut(Cell)) -> Res
     cpu::unpin()
 }
 
+/// Shortest CPU time that is compared, in seconds.
+const CLOCK_S: f64 = 0.001;
+
 /// QEMU's cost over ours for what both did.
 fn ratios(cells: &[Cell]) {
     for theirs in cells.iter().filter(|cell| cell.server != server::OURS) {
@@ -141,12 +144,19 @@ fn ratios(cells: &[Cell]) {
             cell.server == server::OURS && cell.what == theirs.what && cell.order == theirs.order
         };
         if let Some(ours) = cells.iter().find(same) {
+            // Below this the clocks say nothing.
+            let least = ours.cpu_s_per_gib.max(CLOCK_S);
+            let more = if ours.cpu_s_per_gib < CLOCK_S {
+                "at least "
+            } else {
+                ""
+            };
             println!(
-                "{} {}: {} spends {:.1} times our CPU time",
+                "{} {}: {} spends {more}{:.1} times our CPU time",
                 theirs.what,
                 theirs.order,
                 theirs.server,
-                theirs.cpu_s_per_gib / ours.cpu_s_per_gib
+                theirs.cpu_s_per_gib / least
             );
         }
     }

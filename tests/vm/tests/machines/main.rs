@@ -67,6 +67,10 @@ const TESTS: &[(&str, Test)] = &[
         probe::killed,
     ),
     (
+        "debians_own_balloon_driver_gives_memory_and_takes_it_back",
+        nested::balloon,
+    ),
+    (
         "the_hosts_memory_follows_a_guests_balloon",
         probe_balloon::follows,
     ),

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context;
 use anyhow::ensure;
 use vm::binaries;
 use vm::console::host_failed;
@@ -134,6 +135,70 @@ fn probe_once(logs: &Path) -> anyhow::Result<()> {
     ensure!(said.ends_with("with 0"), "the probe guest: {said}");
     outer.console.expect("@@ outer complete", BOOT)?;
     outer.power_off(BOOT)
+}
+
+/// Debian's own balloon driver against our daemon.
+pub fn balloon() -> anyhow::Result<()> {
+    on_a_host_that_runs("nested-balloon", balloon_once)
+}
+
+fn balloon_once(logs: &Path) -> anyhow::Result<()> {
+    let kernel = debian::cloud_kernel()?;
+    let folder = tempfile::tempdir()?;
+    let image = balloon_image(folder.path(), &kernel)?;
+    let initramfs = folder.path().join("outer.cpio");
+    let modules = [DISK_MODULES, KVM_MODULES].concat();
+    let to_root = include_str!("../../guest/to-root.sh");
+    tree::initramfs(&initramfs, &kernel, &modules, None, to_root)?;
+    let mut machine = Machine::debian(&kernel.vmlinux, &initramfs);
+    machine.cpu = "EPYC,+svm".into();
+    machine.cpus = 1;
+    machine.memory_mib = 1024;
+    machine.snapshots.push(image);
+    let mut outer = machine.start(logs)?;
+    outer.console.expect("@@ up", BOOT)?;
+    outer.console.expect("inner: @@ up", BOOT)?;
+    let mut memory = |what: &str| -> anyhow::Result<u64> {
+        let said = outer.console.expect(&format!("@@ memory {what} "), INNER)?;
+        let mib = said.rsplit(' ').next().and_then(|mib| mib.parse().ok());
+        mib.with_context(|| format!("The outer guest says {said:?}"))
+    };
+    let [filled, reported, inflated, refilled] = [
+        memory("filled")?,
+        memory("reported")?,
+        memory("inflated")?,
+        memory("refilled")?,
+    ];
+    println!("MiB: {filled} filled, {reported} reported, {inflated} inflated, {refilled} refilled");
+    ensure!(reported + 64 <= filled, "free memory did not go");
+    ensure!(inflated <= reported + 8, "inflating took memory");
+    ensure!(inflated + 80 <= refilled, "used memory is not there");
+    outer.console.expect("inner: @@ inner complete", INNER)?;
+    let said = outer.console.expect("@@ monitor ended", END)?;
+    ensure!(said.ends_with("with 0"), "after a power-off: {said}");
+    outer.console.expect("@@ outer complete", BOOT)?;
+    outer.power_off(BOOT)
+}
+
+/// The outer guest's disk for the balloon: our programs, and the inner guest's kernel and initramfs.
+fn balloon_image(folder: &Path, kernel: &Kernel) -> anyhow::Result<PathBuf> {
+    let root = folder.join("outer");
+    tree::copy(&debian::user_land()?, &root)?;
+    let programs = binaries::folder()?;
+    for name in ["paravane-balloond", "paravane"] {
+        std::fs::copy(programs.join(name), root.join("usr/bin").join(name))?;
+    }
+    let scenario = include_str!("../../guest/outer-balloon.sh");
+    tree::script(&root.join("scenario"), scenario)?;
+    std::fs::write(root.join("settings"), format!("WORDS=\"{QUIET}\"\n"))?;
+    std::fs::copy(&kernel.vmlinux, root.join("vmlinux"))?;
+    let modules = [DISK_MODULES, &["virtio_balloon"]].concat();
+    let inner = root.join("inner.cpio");
+    let scenario = include_str!("../../guest/inner-balloon.sh");
+    tree::initramfs(&inner, kernel, &modules, None, scenario)?;
+    let image = folder.join("outer.img");
+    image::ext4_from_tree(&image, &root, 600 * MIB)?;
+    Ok(image)
 }
 
 /// The outer guest's disk: user land, our programs, the inner guest's kernel, initramfs and disks.
