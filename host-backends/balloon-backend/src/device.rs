@@ -51,6 +51,8 @@ pub(crate) struct Inner {
     statistics: Option<Statistics>,
     /// What the driver wrote; nothing since a reset.
     actual: Option<u32>,
+    /// What it wrote before that, or to an earlier process; it counts until a new driver starts.
+    remembered: Option<u32>,
     target: u32,
     /// Queue 2 was started by the present driver.
     second_runs: bool,
@@ -63,6 +65,14 @@ pub(crate) struct Shared {
     pub timer: TimerFd,
     inner: Mutex<Inner>,
     poison: AtomicU32,
+}
+
+impl Inner {
+    /// A new driver: its balloon is empty, whatever its predecessor left.
+    pub fn start_over(&mut self) {
+        self.balloon.clear();
+        (self.actual, self.remembered) = (None, None);
+    }
 }
 
 impl Shared {
@@ -184,14 +194,23 @@ impl BalloonDevice {
         u64::from(self.shared.lock().target) * PAGE_SIZE
     }
 
-    /// Size of the balloon as the guest says, in bytes, and no more than it has memory; nothing until it said so.
+    /// Size of the balloon as the guest says, in bytes, and no more than it has memory; nothing until it said so. After
+    /// a session ended, what it said in that, until a new driver starts.
     pub fn actual(&self) -> Option<u64> {
         let inner = self.shared.lock();
-        let bytes = u64::from(inner.actual?) * PAGE_SIZE;
+        let bytes = u64::from(inner.actual.or(inner.remembered)?) * PAGE_SIZE;
         Some(match inner.balloon.size() {
             0 => bytes,
             size => bytes.min(size),
         })
+    }
+
+    /// Takes up where an earlier process was: the guest was asked for `target` bytes and said that it gave `actual`. To
+    /// be called before it is served.
+    pub fn recall(&self, target: u64, actual: Option<u64>) {
+        let mut inner = self.shared.lock();
+        inner.target = pages(target);
+        inner.remembered = actual.map(pages);
     }
 
     /// Bytes of pages known to be in the balloon.
@@ -432,7 +451,7 @@ impl Device for BalloonDevice {
         inner.balloon.leave();
         inner.hints = Hints::default();
         inner.statistics = None;
-        inner.actual = None;
+        inner.remembered = inner.actual.take().or(inner.remembered);
         inner.second_runs = false;
         drop(inner);
         // Nobody is asked any more.

@@ -64,7 +64,7 @@ impl BalloonQueue {
         state.balloon.on(memory);
         if !std::mem::replace(&mut self.started, true) && self.role == Role::Inflate && fresh(queue)
         {
-            state.balloon.clear();
+            state.start_over();
         }
     }
 

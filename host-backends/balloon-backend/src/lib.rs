@@ -7,8 +7,8 @@
 //! [`device_model::Device`]. Its target moves by [`BalloonDevice::set_target`]; what the guest says of its memory is in
 //! [`BalloonDevice::statistics`].
 //!
-//! What a restarted daemon does not know: which pages are in the balloon, and `actual`, which the guest writes only when
-//! the balloon changes. Pages that then leave the balloon count as unknown, which is harmless, and huge pages that were
+//! What a restarted daemon does not know: which pages are in the balloon, and, unless it is told
+//! ([`BalloonDevice::recall`]), `actual`, which the guest writes only when the balloon changes. Pages that then leave the balloon count as unknown, which is harmless, and huge pages that were
 //! given up by halves stay until the guest gives up all of them again. [`device_model::Device::save_state`] carries both
 //! to a twin on another host.
 //!

@@ -2,6 +2,8 @@
 //!
 //! Rule: everything is checked in [`BalloonSpec::check`], which reports every fault at once and names the mend.
 
+use std::path::PathBuf;
+
 use clap::ArgAction;
 use clap::Args;
 use clap::ValueEnum;
@@ -97,6 +99,10 @@ pub struct BalloonSpec {
     /// Whether host memory is taken before a page that leaves the balloon is acknowledged.
     #[arg(long, value_enum, default_value_t, help_heading = "Balloon")]
     pub repopulate: Repopulate,
+    /// File that keeps target and size of the balloon over a restart of the daemon.
+    #[arg(long, value_name = "FILE", help_heading = "Balloon")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_file: Option<PathBuf>,
     /// Largest ring that a front-end may give a queue, a power of two.
     #[arg(
         long,
@@ -126,6 +132,7 @@ impl Default for BalloonSpec {
             page_poison: true,
             free_page_hint: false,
             repopulate: Repopulate::Auto,
+            state_file: None,
             queue_size: 256,
             packed: true,
         }

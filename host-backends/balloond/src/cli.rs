@@ -41,6 +41,7 @@ Examples:
       socket-path = \"/run/paravane/web-balloon.sock\"
       floor = \"1G\"                # never less
       ceiling = \"8G\"              # never more
+      state-file = \"/run/paravane/web-balloon.state\"   # targets survive a restart of the daemon
       weight = 200                # twice the share of others when memory is short
       [[device]]
       name = \"batch\"

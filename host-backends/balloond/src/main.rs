@@ -6,6 +6,7 @@
 mod cli;
 mod host;
 mod journal;
+mod memory;
 mod policy;
 mod pool;
 mod vm;
@@ -107,7 +108,7 @@ fn open(at: usize, spec: &DeviceSpec<BalloonSpec>) -> Result<Vm, Error> {
     let name = spec.service.name.clone();
     let name = name.unwrap_or_else(|| format!("device{}", at + 1));
     match BalloonDevice::new(spec.device.clone()) {
-        Ok(device) => Ok(Vm::new(name, device)),
+        Ok(device) => Vm::new(name, device),
         Err(balloon_backend::Error::Spec(faults)) => Err(Error::Socket {
             device: name,
             message: faults.join("; "),

@@ -16,6 +16,7 @@ use balloon_backend::Policy;
 use clap::Args;
 use daemon_shell::Error;
 use daemon_shell::Overseer;
+use daemon_shell::Served;
 use nix::poll::PollFd;
 use nix::poll::PollFlags;
 use nix::poll::PollTimeout;
@@ -37,6 +38,8 @@ use crate::policy::Settings;
 use crate::policy::State;
 use crate::vm::Vm;
 
+/// What can be set of the pool itself.
+const KEYS: [&str; 3] = ["size", "reserve", "dry-run"];
 /// How often an unchanged decision of a dry run is told again.
 const DRY_RUN_AGAIN: Duration = Duration::from_secs(60);
 /// After an alarm of the kernel, the next one is looked at no sooner.
@@ -174,6 +177,7 @@ impl Pool {
     fn round(&self, alarm: bool) {
         let host = self.files.read(alarm);
         let mut guests: Vec<_> = self.vms.iter().map(|vm| vm.guest()).collect();
+        self.vms.iter().for_each(|vm| vm.keep());
         let mut inner = self.lock();
         if inner.dry_run {
             for guest in guests
@@ -206,6 +210,7 @@ impl Pool {
                 vm.device
                     .set_target(guest.size.unwrap_or(0).saturating_sub(decision.to));
             }
+            vm.keep();
             if carried_out || inner.is_news(&decision) {
                 inner.journal.add(&vm.name, &decision, carried_out);
             }
@@ -290,6 +295,12 @@ impl Overseer for Pool {
     }
 
     fn set(&self, set: &Map<String, Value>) -> Result<Value, String> {
+        // Where there is one guest, it need not be named.
+        if let [only] = self.vms.as_slice()
+            && !set.keys().any(|key| KEYS.contains(&key.as_str()))
+        {
+            return only.set(set);
+        }
         let mut inner = self.lock();
         let (mut settings, mut dry_run) = (inner.settings, inner.dry_run);
         for (key, value) in set {

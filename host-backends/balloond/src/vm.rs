@@ -11,12 +11,14 @@ use std::time::Duration;
 use balloon_backend::BalloonDevice;
 use balloon_backend::ByteSize;
 use balloon_backend::Policy;
+use daemon_shell::Error;
 use daemon_shell::Served;
 use device_model::Device;
 use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::memory::Memory;
 use crate::policy::Guest;
 use crate::policy::Sample;
 
@@ -37,6 +39,7 @@ pub struct Vm {
     /// The balloon.
     pub device: Arc<BalloonDevice>,
     terms: Mutex<Terms>,
+    memory: Option<Mutex<Memory>>,
 }
 
 #[derive(Clone, Copy)]
@@ -57,16 +60,41 @@ struct Change {
 }
 
 impl Vm {
-    /// `device` under `name`, on the terms of its specification.
-    pub fn new(name: String, device: Arc<BalloonDevice>) -> Self {
+    /// `device` under `name`, on the terms of its specification; opens its state file.
+    ///
+    /// # Errors
+    /// That cannot be opened.
+    pub fn new(name: String, device: Arc<BalloonDevice>) -> Result<Self, Error> {
+        let memory = match &device.spec().state_file {
+            None => None,
+            Some(path) => match Memory::open(path, &device) {
+                Ok(memory) => Some(Mutex::new(memory)),
+                Err(error) => {
+                    let message = format!("cannot open the state file {}: {error}", path.display());
+                    return Err(Error::Socket {
+                        device: name,
+                        message,
+                    });
+                }
+            },
+        };
         let terms = Terms {
             policy: device.spec().policy,
             weight: device.spec().weight,
         };
-        Self {
+        Ok(Self {
             name,
             device,
             terms: Mutex::new(terms),
+            memory,
+        })
+    }
+
+    /// Keeps what a next process has to know.
+    pub fn keep(&self) {
+        if let Some(memory) = &self.memory {
+            let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+            memory.keep(&self.device);
         }
     }
 
@@ -128,6 +156,7 @@ impl Vm {
         if let Some(on) = change.inhibit {
             device.inhibit(on);
         }
+        self.keep();
         let terms = *self.terms();
         json!({
             "target": device.target(),

@@ -148,6 +148,36 @@ fn after_kill_nine_it_starts_again_on_the_same_paths() {
 }
 
 #[test]
+fn a_daemon_that_was_killed_takes_up_its_targets_again() {
+    let flags = [
+        "--socket-path",
+        "{}/s",
+        "--state-file",
+        "{}/state",
+        "--policy",
+        "manual",
+    ];
+    let mut daemon = Daemon::start(&flags);
+    assert_eq!(daemon.ask("set target=512M")["ok"]["target"], 512 << 20);
+    daemon.signal(Signal::SIGKILL);
+    daemon.end();
+    let dir = std::mem::replace(&mut daemon.dir, tempfile::tempdir().expect("a directory"));
+    let again = Daemon::start_in(dir, &flags);
+    let device = &again.ask("status")["ok"]["devices"][0]["device"];
+    assert_eq!(device["target"], 512 << 20, "{device}");
+    let (code, message) = refusal(&[
+        "--socket-path",
+        "/tmp/x",
+        "--state-file",
+        "/nonexistent/state",
+    ]);
+    assert!(
+        code != 0 && message.contains("/nonexistent/state"),
+        "{message}"
+    );
+}
+
+#[test]
 fn capabilities_and_descriptor_are_json() {
     for (flag, key) in [
         ("--print-capabilities", "features"),
@@ -310,7 +340,12 @@ fn the_pool_is_set_and_tells_how_it_stands() {
     let set = daemon.ask("set dry-run=on size=4G reserve=128M");
     let expected = serde_json::json!({"size": 4_u64 << 30, "reserve": 128 << 20, "dry-run": true});
     assert_eq!(set["ok"], expected, "{set}");
-    assert!(daemon.ask("set weight=3")["error"].is_string());
+    assert!(daemon.ask("set size=1G weight=3")["error"].is_string());
+    assert_eq!(
+        daemon.ask("set weight=3")["ok"]["weight"],
+        3,
+        "the only guest"
+    );
     assert!(daemon.ask("set size=4Q")["error"].is_string());
     let start = Instant::now();
     loop {

@@ -37,7 +37,7 @@ fn a_reset_forgets_the_guest_and_keeps_the_target() {
         .expect("actual and poison");
     rig.lanes.clear();
     rig.device.reset();
-    assert_eq!(rig.device.actual(), None);
+    assert_eq!(rig.device.actual(), Some(u64::from(u32::MAX) * PAGE_SIZE));
     assert_eq!((rig.device.ballooned(), rig.device.statistics()), (0, None));
     assert_eq!(
         (rig.device.guest_memory(), rig.device.resident()),
@@ -48,6 +48,30 @@ fn a_reset_forgets_the_guest_and_keeps_the_target() {
     assert_eq!(bytes[..4], 256_u32.to_le_bytes());
     assert_eq!(bytes[4..], [0; 12]);
     rig.device.reset();
+}
+
+#[test]
+fn what_is_remembered_counts_until_a_new_driver_starts() {
+    let device = BalloonDevice::new(BalloonSpec {
+        packed: false,
+        ..everything()
+    })
+    .expect("a balloon");
+    device.recall(3 << 20, Some(2 << 20));
+    assert_eq!((device.target(), device.actual()), (3 << 20, Some(2 << 20)));
+    let mut bytes = [0; 8];
+    device.read_config(0, &mut bytes);
+    assert_eq!(bytes, [0, 3, 0, 0, 0, 0, 0, 0]);
+    device
+        .write_config(4, &512_u32.to_le_bytes())
+        .expect("actual");
+    assert_eq!(device.actual(), Some(2 << 20));
+    // The session ends; another comes with the same guest.
+    device.reset();
+    assert_eq!(device.actual(), Some(2 << 20));
+    let memory = GuestMemory::new(vec![region(LOW)]).expect("memory");
+    let rig = Rig::on(device, memory, u64::MAX);
+    assert_eq!((rig.device.target(), rig.device.actual()), (3 << 20, None));
 }
 
 #[test]

@@ -1,0 +1,138 @@
+//! What a restarted daemon has to know of a guest, in a file.
+//!
+//! Rule: one write of one line, so that a daemon that dies leaves the old line or the new one; a line that makes no sense
+//! is none.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use balloon_backend::BalloonDevice;
+
+const WORD: &str = "paravane-balloon-1";
+/// Bytes of the line, which are always written.
+const LINE: usize = 80;
+
+/// The file of one guest; open before the sandbox is entered.
+#[derive(Debug)]
+pub struct Memory {
+    file: File,
+    written: String,
+}
+
+fn line(device: &BalloonDevice) -> String {
+    let actual = device
+        .actual()
+        .map_or("-".to_owned(), |bytes| bytes.to_string());
+    format!(
+        "{:<width$}\n",
+        format!("{WORD} {} {actual}", device.target()),
+        width = LINE - 1
+    )
+}
+
+fn parse(text: &str) -> Option<(u64, Option<u64>)> {
+    let mut words = text.split_whitespace();
+    if words.next() != Some(WORD) {
+        return None;
+    }
+    let target = words.next()?.parse().ok()?;
+    let actual = match words.next()? {
+        "-" => None,
+        bytes => Some(bytes.parse().ok()?),
+    };
+    Some((target, actual))
+}
+
+impl Memory {
+    /// Opens `path`, and lets `device` take up what stands there.
+    ///
+    /// # Errors
+    /// The file cannot be opened or made.
+    pub fn open(path: &Path, device: &BalloonDevice) -> std::io::Result<Self> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
+        let mut bytes = [0; LINE];
+        let read = file.read_at(&mut bytes, 0)?;
+        let text = String::from_utf8_lossy(bytes.get(..read).unwrap_or_default()).into_owned();
+        match parse(&text) {
+            Some((target, actual)) => {
+                device.recall(target, actual);
+                tracing::info!(path = %path.display(), target, actual, "took up where the last process was");
+            }
+            None if text.is_empty() => {}
+            None => {
+                tracing::warn!(path = %path.display(), "the file holds no state of a balloon, it starts anew")
+            }
+        }
+        Ok(Self {
+            file,
+            written: String::new(),
+        })
+    }
+
+    /// Writes what changed.
+    pub fn keep(&mut self, device: &BalloonDevice) {
+        let line = line(device);
+        if line == self.written {
+            return;
+        }
+        match self.file.write_all_at(line.as_bytes(), 0) {
+            Ok(()) => self.written = line,
+            Err(error) => tracing::warn!(%error, "cannot keep the state of a balloon"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use balloon_backend::BalloonSpec;
+
+    fn device() -> std::sync::Arc<BalloonDevice> {
+        BalloonDevice::new(BalloonSpec::default()).expect("a balloon")
+    }
+
+    #[test]
+    fn target_and_actual_are_taken_up_again() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let path = folder.path().join("state");
+        for (target, actual) in [
+            (1 << 20, None),
+            (u64::from(u32::MAX) << 12, Some(4096)),
+            (0, Some(0)),
+        ] {
+            let first = device();
+            let mut memory = Memory::open(&path, &first).expect("a file");
+            first.recall(target, actual);
+            memory.keep(&first);
+            let second = device();
+            Memory::open(&path, &second).expect("a file");
+            assert_eq!((second.target(), second.actual()), (target, actual));
+            assert_eq!(std::fs::metadata(&path).expect("a file").len(), LINE as u64);
+        }
+    }
+
+    #[test]
+    fn lines_that_make_no_sense_are_none() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let path = folder.path().join("state");
+        for text in [
+            "x",
+            "paravane-balloon-1",
+            "paravane-balloon-1 5",
+            "paravane-balloon-1 x -",
+            "\0\0",
+            "paravane-balloon-2 1 1",
+        ] {
+            std::fs::write(&path, text).expect("a file");
+            let device = device();
+            Memory::open(&path, &device).expect("a file");
+            assert_eq!((device.target(), device.actual()), (0, None), "{text:?}");
+        }
+    }
+}
