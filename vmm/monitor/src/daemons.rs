@@ -17,6 +17,8 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -118,6 +120,8 @@ pub(crate) struct Daemons {
     /// Until a thread follows it.
     output: Option<BufReader<ChildStdout>>,
     gone: Option<mpsc::Receiver<()>>,
+    /// The end is ours.
+    ending: Arc<AtomicBool>,
     pub(crate) roll: Roll,
 }
 
@@ -247,6 +251,7 @@ impl Daemons {
             input: Some(input),
             output: Some(BufReader::new(output)),
             gone: None,
+            ending: Arc::default(),
             roll: Arc::new(Mutex::new(roll.collect())),
         };
         daemons.wait_until_ready()?;
@@ -277,11 +282,16 @@ impl Daemons {
             return Ok(());
         };
         let (say_gone, gone) = mpsc::channel::<()>();
-        let roll = Arc::clone(&self.roll);
+        let (roll, ending) = (Arc::clone(&self.roll), Arc::clone(&self.ending));
         let body = move || {
             let _gone = say_gone;
             while let Some(notice) = next(&mut output) {
                 enter(&roll, notice);
+            }
+            if !ending.load(Ordering::Acquire) {
+                tracing::error!("the process that keeps the daemons was killed, and they with it");
+                let mut roll = roll.lock().unwrap_or_else(PoisonError::into_inner);
+                roll.values_mut().for_each(|daemon| daemon.pid = None);
             }
         };
         self.gone = Some(gone);
@@ -292,6 +302,7 @@ impl Daemons {
 
 impl Drop for Daemons {
     fn drop(&mut self) {
+        self.ending.store(true, Ordering::Release);
         drop(self.input.take());
         // The keeper's output ends with the keeper, and that with the last daemon.
         if let Some(output) = &mut self.output {

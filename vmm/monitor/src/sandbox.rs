@@ -56,6 +56,7 @@ const CALLS: &[c_long] = &[
     libc::SYS_unlink,
     libc::SYS_unlinkat,
     libc::SYS_rmdir,
+    libc::SYS_getdents64,
     libc::SYS_flock,
     libc::SYS_fallocate,
     libc::SYS_ftruncate,
@@ -137,7 +138,8 @@ pub(crate) fn close(readable: &[&PathBuf], home: Option<&Path>) -> Result<(), Er
         rules = rules.add_rule(PathBeneath::new(PathFd::new(path)?, AccessFs::ReadFile))?;
     }
     if let Some(home) = home {
-        rules = rules.add_rule(PathBeneath::new(PathFd::new(home)?, AccessFs::RemoveFile))?;
+        let rights = AccessFs::ReadDir | AccessFs::RemoveFile;
+        rules = rules.add_rule(PathBeneath::new(PathFd::new(home)?, rights))?;
         let parent = home.parent().unwrap_or(home);
         rules = rules.add_rule(PathBeneath::new(PathFd::new(parent)?, AccessFs::RemoveDir))?;
     }
@@ -186,8 +188,8 @@ mod tests {
         std::fs::write(home.join("control"), "c").unwrap();
         let caged = std::thread::spawn(move || {
             close(&[&named], Some(&home)).unwrap();
-            std::fs::remove_file(home.join("control")).unwrap();
-            std::fs::remove_dir(&home).unwrap();
+            crate::home::remove(&home);
+            assert!(!home.exists());
             let inner = std::thread::spawn(move || {
                 (std::fs::read(&named).is_ok(), std::fs::read(&other).is_ok())
             });

@@ -202,6 +202,25 @@ pub fn killed_daemon() -> anyhow::Result<()> {
     vm.nothing_is_left(&daemons)
 }
 
+pub fn killed_keeper() -> anyhow::Result<()> {
+    let mut vm = Vm::start(DEVICES)?;
+    let daemons = pids(&vm.status()?);
+    let first = daemons.first().context("a daemon")?;
+    let stat = std::fs::read_to_string(format!("/proc/{first}/stat"))?;
+    let after_name = stat.rsplit(')').next().context("a stat line")?;
+    let keeper = after_name.split_whitespace().nth(1).context("a parent")?;
+    send(keeper.parse()?, Signal::SIGKILL)?;
+    vm.wait("the loss", |status| {
+        pids(status).is_empty() && status["devices"][0]["numbers"]["connected"] == false
+    })?;
+    ensure!(vm.log().contains("was killed"), "{}", vm.log());
+    ensure!(vm.process.running(), "{}", vm.log());
+    ensure!(vm.say(&["ctl", "web", "stop"])?.status.success());
+    let end = vm.process.wait(LIMIT)?;
+    ensure!(end.code() == Some(0), "{end:?} {}", vm.log());
+    vm.nothing_is_left(&daemons)
+}
+
 pub fn killed_monitor() -> anyhow::Result<()> {
     let mut vm = Vm::start(DEVICES)?;
     let daemons = pids(&vm.status()?);

@@ -72,6 +72,10 @@ const TESTS: &[(&str, Test)] = &[
         daemons::killed_daemon,
     ),
     (
+        "a_monitor_whose_keeper_of_daemons_is_killed_says_so_and_ends_in_order",
+        daemons::killed_keeper,
+    ),
+    (
         "a_monitor_that_is_killed_takes_its_daemons_along",
         daemons::killed_monitor,
     ),
