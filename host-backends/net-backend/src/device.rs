@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::Weak;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU16;
 use std::sync::atomic::Ordering;
 
@@ -50,6 +51,10 @@ pub struct NetDevice {
     mtu: AtomicU16,
     /// What it shows from the next reset on.
     next_mtu: AtomicU16,
+    /// The front-end's word on the MTU in this session; 0 for none.
+    told_mtu: AtomicU16,
+    /// The operator named the MTU.
+    mtu_named: AtomicBool,
     port: Arc<Port>,
     control: Arc<Control>,
     cable: Arc<Cable>,
@@ -156,6 +161,8 @@ impl NetDevice {
             mac,
             mtu: AtomicU16::new(mtu),
             next_mtu: AtomicU16::new(mtu),
+            told_mtu: AtomicU16::new(0),
+            mtu_named: AtomicBool::new(spec.mtu.is_some()),
             port,
             cable,
             notify: Mutex::new(None),
@@ -247,6 +254,7 @@ impl NetDevice {
     pub fn change_mtu(&self, mtu: u16) -> Result<bool, Error> {
         check_mtu(mtu).map_err(|fault| Error::Spec(vec![fault]))?;
         self.next_mtu.store(mtu, Ordering::Release);
+        self.mtu_named.store(true, Ordering::Release);
         let promised = self.port.state().has(net::MTU);
         if !promised {
             self.mtu.store(mtu, Ordering::Release);
@@ -279,6 +287,16 @@ impl NetDevice {
         let notify = lock(&self.notify).clone();
         if let Some(notify) = notify {
             notify();
+        }
+    }
+
+    /// What frames are held to: the front-end's word, which may come before the features, or the operator's. A
+    /// front-end that says nothing may show its driver a configuration of its own, so ours by default binds nobody.
+    fn agreed_mtu(&self) -> u16 {
+        match self.told_mtu.load(Ordering::Acquire) {
+            0 if self.mtu_named.load(Ordering::Acquire) => self.mtu(),
+            0 => u16::MAX,
+            told => told,
         }
     }
 
@@ -339,7 +357,11 @@ impl Device for NetDevice {
     }
 
     fn acked(&self, features: u64) {
-        let mtu = self.mtu();
+        if features != 0 && self.port.state().features == features {
+            // Said again while rings run, as at the start of a migration: what the driver chose since stays.
+            return;
+        }
+        let mtu = self.agreed_mtu();
         self.port.update(|state| {
             state.features = features;
             state.offloads = guest_offloads(features);
@@ -383,6 +405,7 @@ impl Device for NetDevice {
         self.control.reset();
         let mtu = self.next_mtu.load(Ordering::Acquire);
         self.mtu.store(mtu, Ordering::Release);
+        self.told_mtu.store(0, Ordering::Release);
         self.port.update(|state| {
             let link_up = state.link_up;
             *state = PortState::new(self.mac);
@@ -403,6 +426,7 @@ impl Device for NetDevice {
             return Err(device_model::Error::Unsupported);
         }
         tracing::debug!(mtu, "the front-end names the MTU");
+        self.told_mtu.store(mtu, Ordering::Release);
         self.port.update(|state| state.mtu = mtu);
         Ok(())
     }

@@ -185,6 +185,21 @@ fn pairs_in_use_are_those_that_run_when_the_front_end_keeps_the_control_queue() 
 }
 
 #[test]
+fn features_said_again_leave_the_drivers_choices() {
+    let device = card(spec());
+    let features = device.features();
+    device.acked(features);
+    device
+        .port()
+        .update(|state| state.offloads = net_link::Offloads::NONE);
+    device.acked(features);
+    assert_eq!(device.port().state().offloads, net_link::Offloads::NONE);
+    device.reset();
+    device.acked(features);
+    assert!(device.port().state().offloads.csum);
+}
+
+#[test]
 fn link_changes_are_told_once_each() {
     let device = card(spec());
     let changes = changes(&device);
@@ -229,6 +244,11 @@ fn the_front_ends_mtu_counts_unless_no_network_has_it() {
         assert!(device.set_mtu(mtu).is_err());
     }
     assert_eq!(device.port().state().mtu, 1400);
+    device.acked(device.features());
+    assert_eq!(device.port().state().mtu, 1400, "it may come first");
+    device.reset();
+    device.acked(device.features());
+    assert_eq!(device.port().state().mtu, u16::MAX, "nobody named one");
 }
 
 #[test]
