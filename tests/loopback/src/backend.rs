@@ -42,6 +42,12 @@ struct Live {
 impl Live {
     /// Works once, with the queue in hand. A queue on its shelf stays there unless its user has something to report, as in a worker.
     fn run(&mut self, memory: &Arc<GuestMemory>) -> anyhow::Result<bool> {
+        // Queues are large: what has no shelf stays where it is.
+        if self.shelf.is_none()
+            && let Some(queue) = &mut self.queue
+        {
+            return Ok(self.handler.run(queue, memory)?.any());
+        }
         if self.queue.is_none() && !self.is_called()? {
             return Ok(false);
         }

@@ -5,12 +5,16 @@
 
 mod backend;
 mod memory;
+mod net_rates;
 mod rates;
 
 pub use backend::Backend;
 pub use memory::Shared;
 pub use memory::shared_arena;
 pub use memory::shared_memory;
+pub use net_rates::NetRates;
+pub use net_rates::NetWorkload;
+pub use net_rates::measure_net;
 pub use rates::Rates;
 pub use rates::Workload;
 pub use rates::measure;

@@ -1,4 +1,4 @@
-//! `paravane-loopback`: driver core against block backend in one process, where there is no KVM.
+//! `paravane-loopback`: driver core against backend, disk or network, in one process, where there is no KVM.
 //!
 //! Rule: one JSON line with the figures, in the fields that every measuring program here uses.
 use std::path::PathBuf;
@@ -7,15 +7,22 @@ use std::time::Duration;
 use block_backend::BlockDevice;
 use block_backend::BlockSpec;
 use clap::Parser;
+use loopback::NetWorkload;
 use loopback::Workload;
 
-/// Measures driver core against block backend in one process, without a virtual machine.
+/// Measures driver core against backend in one process, without a virtual machine: a disk, or two networks on a switch.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
     /// Disk image.
-    #[arg(long)]
-    path: PathBuf,
+    #[arg(long, required_unless_present = "net")]
+    path: Option<PathBuf>,
+    /// Frames from one guest to another instead of a disk; `bs` is their size.
+    #[arg(long, conflicts_with = "path")]
+    net: bool,
+    /// Packed rings, with `net`.
+    #[arg(long, requires = "net")]
+    packed: bool,
     /// randread, randwrite, randrw, read, write or fsync.
     #[arg(long, default_value = "randread")]
     rw: String,
@@ -32,8 +39,11 @@ struct Arguments {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
+    if arguments.net {
+        return net(&arguments);
+    }
     let device = BlockDevice::open(BlockSpec {
-        path: Some(arguments.path),
+        path: arguments.path,
         ..BlockSpec::default()
     })?;
     let work = Workload {
@@ -54,6 +64,25 @@ fn main() -> anyhow::Result<()> {
         us(99.0),
         us(99.9),
         rates.errors
+    );
+    Ok(())
+}
+
+fn net(arguments: &Arguments) -> anyhow::Result<()> {
+    let work = NetWorkload {
+        frame_bytes: arguments.bs,
+        duration: Duration::from_secs(arguments.seconds),
+        packed: arguments.packed,
+    };
+    let rates = loopback::measure_net(&work)?;
+    println!(
+        "{{\"kind\":\"loopback\",\"net\":\"switch\",\"bs\":{},\"packed\":{},\"frames_per_second\":{:.0},\"sent\":{},\"received\":{},\"doorbells\":{}}}",
+        work.frame_bytes,
+        work.packed,
+        rates.received as f64 / rates.elapsed.as_secs_f64(),
+        rates.sent,
+        rates.received,
+        rates.doorbells
     );
     Ok(())
 }
