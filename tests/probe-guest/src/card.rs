@@ -43,6 +43,8 @@ const MERGEABLE: u32 = 4096;
 const LARGE_COUNT: usize = 48;
 /// An answer on the control queue must come within this time, in milliseconds.
 const ANSWER_MS: u64 = 10_000;
+/// What was sent last has this long to be taken, in milliseconds.
+const DRAIN_MS: u64 = 1000;
 /// Pause between two looks at the configuration, in milliseconds.
 const LOOK_MS: u64 = 5;
 
@@ -441,9 +443,13 @@ impl<'a> Card<'a> {
             .number("doorbells", doorbells);
     }
 
-    /// Resets the device.
+    /// Waits until what was sent is on its way, and resets the device.
     pub(crate) fn close(mut self) -> Result<(), Failure> {
         let platform = &self.machine.platform;
+        let until = cpu::tsc() + platform.ticks(DRAIN_MS);
+        while self.transmit.iter().any(|queue| queue.in_flight() > 0) && cpu::tsc() < until {
+            self.reclaim();
+        }
         self.driver.begin_stop(platform);
         loop {
             match self.driver.poll_reset(platform) {

@@ -38,7 +38,7 @@ const FILLER: usize = 32;
 const SHORTEST: u64 = 60;
 const LONGEST: usize = 9014;
 /// Without an answer for this long an echo is lost, in milliseconds.
-const LOST_MS: u64 = 200;
+const LOST_MS: u64 = 2000;
 
 /// What every frame is filled with, from [`FILLER`] on.
 static PATTERN: [u8; LONGEST] = {

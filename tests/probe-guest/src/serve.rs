@@ -25,6 +25,8 @@ use crate::workload::number;
 /// Datagrams in the socket.
 const DATAGRAMS: usize = 128;
 const DATAGRAM: usize = 1472;
+/// A connection that is being closed ends after this time, in milliseconds.
+const PATIENCE_MS: u64 = 3000;
 
 /// One place for a connection.
 struct Served {
@@ -89,6 +91,7 @@ impl Peer<'_> {
     fn round(&mut self) -> Result<(), Failure> {
         self.net.step()?;
         self.echo();
+        let patience = self.net.machine.platform.ticks(PATIENCE_MS);
         for index in 0..self.places.len() {
             let Some(place) = self.places.get_mut(index) else {
                 continue;
@@ -113,6 +116,10 @@ impl Peer<'_> {
                         flow.send(socket);
                     } else {
                         socket.close();
+                        if flow.idle() > patience {
+                            // The client has gone without the last acknowledgement.
+                            socket.abort();
+                        }
                     }
                     if !socket.is_open() {
                         self.bad += u64::from(flow.bad);
