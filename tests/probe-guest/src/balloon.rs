@@ -23,6 +23,7 @@ use crate::machine::Machine;
 use crate::pci::Function;
 use crate::pci::Place;
 use crate::pool::Pool;
+use crate::tcp_load::Tcp;
 use crate::traffic::Traffic;
 use crate::workload::number;
 
@@ -35,6 +36,8 @@ struct Job<'a> {
     driver: BalloonDriver<Function>,
     pool: Pool,
     traffic: Option<Traffic>,
+    /// Streams to and from a peer.
+    net: Option<Tcp<'a>>,
     demand: Demand<'a>,
     start: u64,
     /// When the present target came; `None` once it is reached.
@@ -64,6 +67,7 @@ pub(crate) fn run(machine: &Machine, task: &Task<'_>) -> Result<(), Failure> {
         driver,
         pool,
         traffic: None,
+        net: None,
         demand: Demand::new(task.text("demand").unwrap_or_default()),
         start: cpu::tsc(),
         aiming_since: None,
@@ -75,6 +79,9 @@ pub(crate) fn run(machine: &Machine, task: &Task<'_>) -> Result<(), Failure> {
     };
     if task.flag("traffic", false) {
         job.traffic = Some(Traffic::open(machine, task)?);
+    }
+    if task.flag("net", false) {
+        job.net = Some(Tcp::open(machine, task)?);
     }
     let data = number(task, "data", 16 << 20)? / PAGE_SIZE;
     apic::alarm(Some(cpu::FIRST_VECTOR));
@@ -183,7 +190,10 @@ impl Job<'_> {
             if let Some(traffic) = &mut self.traffic {
                 traffic.step(machine, &mut self.pool, true)?;
             }
-            self.wait();
+            match &mut self.net {
+                Some(net) => net.round(true)?,
+                None => self.wait(),
+            }
         }
         Ok(())
     }
@@ -249,6 +259,9 @@ impl Job<'_> {
     /// Ends the traffic, checks all memory, and resets the device.
     fn finish(&mut self) -> Result<(), Failure> {
         let machine = self.machine;
+        if let Some(net) = self.net.take() {
+            net.end()?;
+        }
         let mut disk_pages = 0;
         if let Some(mut traffic) = self.traffic.take() {
             while traffic.step(machine, &mut self.pool, false)? {

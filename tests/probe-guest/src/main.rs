@@ -12,7 +12,7 @@
 //! - `verify disk=0 size=64M seconds=0 queues=1 qd=16 packed=0`: verified random I/O with a shadow model;
 //! - `sequence seconds=10`: the same without the error paths on a small part of the disk, for as long as a test kills the backend;
 //! - `load rw=randread bs=4k qd=32 queues=1 seconds=2 wait=poll batch=8 packed=0 disk=0`: load with latency percentiles.
-//! - `balloon pool=64M data=16M touch=1 report=0 rounds=1 seconds=60 oom=0 traffic=0 grow=0 demand=5:32M,9:8M`: follows the balloon with pages
+//! - `balloon pool=64M data=16M touch=1 report=0 rounds=1 seconds=60 oom=0 traffic=0 net=0 grow=0 demand=5:32M,9:8M`: follows the balloon with pages
 //!   of a pool of which `data` is in use and verified.
 //! - `netinfo card=0 watch=0`: what the network card is; every change of its link until there were so many;
 //! - `peer seconds=60 connections=4`: the other end of the jobs that follow, until one asks it to quit;

@@ -41,42 +41,60 @@ struct Stream {
     greeted: bool,
 }
 
-struct Tcp<'a> {
+/// Connections to a peer, at work.
+pub(crate) struct Tcp<'a> {
     net: Net<'a>,
     mode: Mode,
     seed: u64,
     streams: Vec<Stream>,
+    start: u64,
 }
 
 pub(crate) fn run(machine: &Machine, task: &Task<'_>) -> Result<(), Failure> {
-    let mode = Mode::named(task.text("mode").unwrap_or("send"))
-        .ok_or(Failure::new("mode= is one of send receive both quit", 0))?;
-    let peer = peer(task, "peer")?;
     let seconds = number(task, "seconds", 2)?;
-    let (count, window) = (number(task, "streams", 1)?, window(task)?);
-    let mut tcp = Tcp {
-        net: Net::open(machine, task)?,
-        mode,
-        seed: number(task, "seed", 1)?,
-        streams: Vec::new(),
-    };
-    tcp.connect(peer, count, window)?;
-    Line::new("connected").number("streams", count).print();
-    let start = cpu::tsc();
+    let mut tcp = Tcp::open(machine, task)?;
+    Line::new("connected")
+        .number("streams", tcp.streams.len() as u64)
+        .print();
     let ticks = machine.platform.ticks(seconds * 1000);
-    while cpu::tsc() - start < ticks && mode != Mode::Quit {
+    while cpu::tsc() - tcp.start < ticks && tcp.mode != Mode::Quit {
         tcp.round(true)?;
     }
-    let (sent, received) = tcp.moved();
-    let ns = machine.platform.nanoseconds(cpu::tsc() - start);
-    tcp.finish()?;
-    tcp.report((sent, received), ns);
-    let bad = tcp.streams.iter().filter(|stream| stream.flow.bad).count();
-    tcp.net.close()?;
-    if bad == 0 {
-        Ok(())
-    } else {
-        Err(Failure::new("Streams came with other bytes", bad as u64))
+    tcp.end()
+}
+
+impl<'a> Tcp<'a> {
+    /// Opens the card and the connections that the task asks for.
+    pub(crate) fn open(machine: &'a Machine, task: &Task<'_>) -> Result<Self, Failure> {
+        let mode = Mode::named(task.text("mode").unwrap_or("send"))
+            .ok_or(Failure::new("mode= is one of send receive both quit", 0))?;
+        let peer = peer(task, "peer")?;
+        let mut tcp = Tcp {
+            net: Net::open(machine, task)?,
+            mode,
+            seed: number(task, "seed", 1)?,
+            streams: Vec::new(),
+            start: 0,
+        };
+        tcp.connect(peer, number(task, "streams", 1)?, window(task)?)?;
+        tcp.start = cpu::tsc();
+        Ok(tcp)
+    }
+
+    /// Ends the connections in order and says what was moved.
+    pub(crate) fn end(mut self) -> Result<(), Failure> {
+        let moved = self.moved();
+        let platform = &self.net.machine.platform;
+        let ns = platform.nanoseconds(cpu::tsc() - self.start);
+        self.finish()?;
+        self.report(moved, ns);
+        let bad = self.streams.iter().filter(|stream| stream.flow.bad).count();
+        self.net.close()?;
+        if bad == 0 {
+            Ok(())
+        } else {
+            Err(Failure::new("Streams came with other bytes", bad as u64))
+        }
     }
 }
 
@@ -105,7 +123,7 @@ impl Tcp<'_> {
     }
 
     /// One turn of the stack and of every stream; `more` to send.
-    fn round(&mut self, more: bool) -> Result<(), Failure> {
+    pub(crate) fn round(&mut self, more: bool) -> Result<(), Failure> {
         self.net.step()?;
         let stall = self.net.machine.platform.ticks(STALL_MS);
         for (index, stream) in self.streams.iter_mut().enumerate() {

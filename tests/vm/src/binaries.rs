@@ -10,7 +10,7 @@ use crate::paths;
 use crate::process;
 
 /// Cargo packages and the programs they make.
-const PACKAGES: &[&str] = &["blockd", "netd", "balloond", "monitor"];
+const PACKAGES: &[&str] = &["blockd", "netd", "balloond", "monitor", "vm"];
 
 /// Where the programs are, built by the first caller. `PARAVANE_BIN_DIR` names programs that were
 /// built before.
@@ -59,6 +59,14 @@ pub fn blockd() -> anyhow::Result<PathBuf> {
 /// When the build fails.
 pub fn monitor() -> anyhow::Result<PathBuf> {
     Ok(folder()?.join("paravane"))
+}
+
+/// The host's end of the probe guest's network jobs.
+///
+/// # Errors
+/// When the build fails.
+pub fn net_peer() -> anyhow::Result<PathBuf> {
+    Ok(folder()?.join("net-peer"))
 }
 
 /// The freestanding guest.

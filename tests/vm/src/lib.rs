@@ -19,6 +19,7 @@ pub mod process;
 pub mod qemu;
 pub mod qmp;
 pub mod soak;
+pub mod stream;
 pub mod tree;
 
 use std::fmt;

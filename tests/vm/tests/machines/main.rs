@@ -8,6 +8,7 @@ mod nested;
 mod network;
 mod probe;
 mod probe_balloon;
+mod probe_net;
 
 use libtest_mimic::Arguments;
 use libtest_mimic::Completion;
@@ -61,6 +62,31 @@ const TESTS: &[(&str, Test)] = &[
     (
         "the_probe_guest_verifies_a_disk_over_four_packed_queues",
         probe::packed_queues,
+    ),
+    (
+        "probe_guests_meet_on_the_switch_of_one_daemon",
+        probe_net::guest_to_guest,
+    ),
+    (
+        "probe_guests_meet_over_two_pairs_of_packed_queues",
+        probe_net::packed_pairs,
+    ),
+    (
+        "a_probe_guest_without_offloads_meets_one_that_has_them",
+        probe_net::unlike_guests,
+    ),
+    (
+        "streams_between_guests_survive_a_dying_network_daemon",
+        probe_net::killed,
+    ),
+    ("a_probe_guest_sees_the_cable_out_and_in", probe_net::link),
+    (
+        "the_probe_guest_reaches_the_host_through_a_tap",
+        probe_net::tap,
+    ),
+    (
+        "the_probe_guest_reaches_the_host_through_passt",
+        probe_net::passt,
     ),
     (
         "every_write_happens_once_while_the_daemon_is_killed",
