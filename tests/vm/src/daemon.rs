@@ -119,6 +119,14 @@ impl Daemon {
     ) -> anyhow::Result<Self> {
         let control = path(folder, "netd-control");
         let mut config = format!("control-socket = {control:?}\n");
+        let mut switches: Vec<&str> = ports
+            .iter()
+            .filter_map(|port| port.link.strip_prefix("switch:"))
+            .collect();
+        switches.dedup();
+        for name in switches {
+            writeln!(config, "[[switch]]\nname = {name:?}")?;
+        }
         let mut sockets = Vec::new();
         for port in ports {
             let socket = path(folder, port.name);
