@@ -60,6 +60,8 @@ pub(crate) struct Card<'a> {
     /// Receive buffers between a frame's arrival and their next posting.
     returned: Vec<(Buffer, u64)>,
     header: usize,
+    /// Most ring entries that a frame takes.
+    entries: u16,
     pub(crate) mac: [u8; 6],
     pub(crate) mtu: usize,
     /// The device completes checksums of what we send.
@@ -133,6 +135,9 @@ impl<'a> Card<'a> {
         let started = NetDriver::start(&machine.platform, function, &messages, options)
             .map_err(|failure| Failure::new(reason(failure.error), index))?;
         let mut card = Self::with(machine, started);
+        if card.driver.features() & feature::RING_INDIRECT_DESC == 0 {
+            card.entries = options.transmit_segments;
+        }
         card.fill(piece)?;
         Ok(card)
     }
@@ -149,6 +154,7 @@ impl<'a> Card<'a> {
             large: Vec::new(),
             returned: Vec::with_capacity(32),
             header: info.header_size,
+            entries: 1,
             mac: info.mac.unwrap_or([2, 0, 0, 0x50, 0x56, 1]),
             mtu: usize::from(info.mtu.unwrap_or(1500)),
             checksums_out: csum,
@@ -231,8 +237,12 @@ impl<'a> Card<'a> {
     /// Whether a frame of any size can be sent now.
     #[inline]
     pub(crate) fn room(&mut self) -> bool {
-        let lacks =
-            |card: &Self| card.small.is_empty() || card.segments_out && card.large.is_empty();
+        let lacks = |card: &Self| {
+            let ring = card.transmit.iter().map(TransmitQueue::free_descriptors);
+            card.small.is_empty()
+                || card.segments_out && card.large.is_empty()
+                || ring.max().unwrap_or(0) < card.entries
+        };
         if lacks(self) {
             self.reclaim();
         }
