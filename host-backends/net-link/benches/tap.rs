@@ -245,7 +245,7 @@ fn sending(world: &mut World, bytes: usize, large: bool) {
 }
 
 fn receiving(world: &mut World, bytes: usize) {
-    let into = world.spans(1 << 20, 2048);
+    let into = world.spans(1 << 20, 70_000);
     let mut spent = [Duration::ZERO; 3];
     let mut frames = [0u32; 3];
     let fd = world.plain.as_raw_fd();

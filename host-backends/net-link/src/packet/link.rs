@@ -36,6 +36,8 @@ pub(crate) struct PacketLink {
     interface: String,
     ready: Ready,
     lost: bool,
+    /// We wait for room.
+    full: bool,
     accepts: Offloads,
     frame: Box<[u8]>,
     /// The buffers of one call.
@@ -63,6 +65,7 @@ impl PacketLink {
             interface: interface.to_owned(),
             ready,
             lost: false,
+            full: false,
             accepts: Offloads::NONE,
             frame: vec![0; MAX_FRAME].into_boxed_slice(),
             call: Call::default(),
@@ -183,7 +186,7 @@ impl Link for PacketLink {
         match unsafe { calls::sendmsg(self.socket.as_fd(), &self.call.0) } {
             Ok(_) => return Ok(Sent::Sent),
             Err(Errno::EAGAIN) => {
-                let _ = self.ready.want_room(self.socket.as_fd());
+                self.full = self.ready.want_room(self.socket.as_fd()).is_ok();
                 return Ok(Sent::Full);
             }
             Err(Errno::ENETDOWN | Errno::ENXIO | Errno::ENODEV) => self.down(),
@@ -194,7 +197,7 @@ impl Link for PacketLink {
     }
 
     fn flush(&mut self) -> Result<(), Error> {
-        if !self.lost {
+        if std::mem::take(&mut self.full) {
             let _ = self.ready.has_room(self.socket.as_fd());
         }
         Ok(())
