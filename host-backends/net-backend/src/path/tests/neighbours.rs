@@ -5,7 +5,9 @@ use std::time::Duration;
 use std::time::Instant;
 
 use virtio_spec::net::Header;
+use virtqueue::Segment;
 
+use crate::path::tests::rig::BORDER;
 use crate::path::tests::rig::Guest;
 use crate::path::tests::rig::MERGEABLE;
 use crate::path::tests::rig::OFFLOADS;
@@ -113,6 +115,45 @@ fn a_receiver_with_a_broken_ring_hurts_only_itself() {
     assert!(b.receiver.run(&mut queue, &memory).is_err());
     a.send_all(&[frame(1, 2, 60)]);
     assert_eq!(a.sent, 4);
+}
+
+#[test]
+fn a_receiver_whose_memory_is_taken_away_hurts_only_itself() {
+    let [mut a, mut b, mut c] = guests(MERGEABLE);
+    let gone = Segment {
+        addr: BORDER,
+        len: 512,
+    };
+    b.post_parts(&[], &[gone]);
+    c.post(&[512]);
+    b.truncate();
+    a.send_all(&[frame(1, 2, 60), frame(1, 3, 60), frame(1, 2, 60)]);
+    assert_eq!((a.sent, c.got().len()), (3, 1));
+    assert!(b.memory.poisoned() && !a.memory.poisoned());
+    // Its own worker is called, and sees the same.
+    let fd = b.receiver.completion_fd().expect("a descriptor");
+    let mut fds = [nix::poll::PollFd::new(fd, nix::poll::PollFlags::POLLIN)];
+    let woken = nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO);
+    assert_eq!(woken, Ok(1));
+}
+
+#[test]
+fn a_sender_whose_memory_is_taken_away_hurts_only_itself() {
+    let [mut a, mut b] = guests(MERGEABLE);
+    for _ in 0..4 {
+        b.post(&[2048]);
+    }
+    let gone = Segment {
+        addr: BORDER,
+        len: 1000,
+    };
+    a.queue_chain(&[gone], &[]);
+    a.truncate();
+    a.run();
+    assert!(a.memory.poisoned() && !b.memory.poisoned());
+    let before = b.got().len();
+    assert!(before <= 1, "zeros at most");
+    assert_eq!((a.sent, b.totals().receive_bad_chains_total), (1, 0));
 }
 
 #[test]

@@ -102,6 +102,8 @@ pub struct Guest {
     features: u64,
     next: u64,
     posted: HashMap<u16, Vec<Segment>>,
+    /// The file of the second region.
+    second: OwnedFd,
     /// Chains that came back from the transmit queue.
     pub sent: usize,
 }
@@ -185,8 +187,9 @@ impl Guest {
     }
 
     fn with_port(port: Arc<Port>, number: u8, features: u64) -> Self {
-        let memory = GuestMemory::new(vec![region(MEMORY), region(BORDER)]).expect("guest memory");
-        let memory = Arc::new(memory);
+        let regions = vec![region(MEMORY), region(BORDER)];
+        let second = regions[1].1.try_clone().expect("a descriptor");
+        let memory = Arc::new(GuestMemory::new(regions).expect("guest memory"));
         let (receive, receiving) = queue(&memory, MEMORY, features);
         let (send, mut sending) = queue(&memory, MEMORY + 0x10000, features);
         sending.disarm();
@@ -207,6 +210,7 @@ impl Guest {
             features,
             next: MEMORY + 0x20000,
             posted: HashMap::new(),
+            second,
             sent: 0,
         }
     }
@@ -335,6 +339,11 @@ impl Guest {
             });
         }
         frames
+    }
+
+    /// Takes the second region's memory away, as a front-end can that keeps its file.
+    pub fn truncate(&self) {
+        nix::unistd::ftruncate(&self.second, 0).expect("a truncation");
     }
 
     /// Counters.
