@@ -69,6 +69,8 @@ pub struct Queue {
     /// Writable parts of chains in flight, by token id; empty unless the memory logs.
     writable: Vec<Vec<Segment>>,
     call: Option<Arc<EventFd>>,
+    /// Workers of other front-ends use the queue too.
+    shared: bool,
     counters: Arc<QueueCounters>,
     /// Last field: the ring lies in it.
     memory: Arc<GuestMemory>,
@@ -115,9 +117,16 @@ impl Queue {
             ring_log,
             writable,
             call,
+            shared: false,
             counters,
             memory,
         })
+    }
+
+    /// From now on workers of other front-ends use the queue too, which this one must not be able to hang: an interrupt
+    /// whose descriptor it filled is left out.
+    pub fn share(&mut self) {
+        self.shared = true;
     }
 
     /// The memory snapshot that the ring's addresses refer to.
@@ -290,7 +299,11 @@ impl Queue {
     /// Interrupts the driver, wanted or not.
     pub fn interrupt(&self) {
         if let Some(call) = &self.call {
-            call.notify();
+            if self.shared {
+                call.notify_unless_full();
+            } else {
+                call.notify();
+            }
             self.counters.interrupts(1);
         }
     }

@@ -4,13 +4,17 @@
 #![expect(unsafe_code, reason = "preadv2 has no safe wrapper")]
 
 use crate::Error;
+use nix::poll::PollFd;
+use nix::poll::PollFlags;
 use nix::sys::eventfd::EfdFlags;
+use nix::sys::time::TimeSpec;
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::os::fd::RawFd;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// An eventfd.
 #[derive(Debug)]
@@ -50,6 +54,15 @@ impl EventFd {
     #[inline]
     pub fn notify(&self) -> bool {
         nix::unistd::write(&self.0, &1_u64.to_ne_bytes()).is_ok()
+    }
+
+    /// As `notify`, unless the counter is full: then whoever waits was told already, and the write would block for as
+    /// long as the peer likes. Costs a system call more.
+    pub fn notify_unless_full(&self) -> bool {
+        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLOUT)];
+        let now = TimeSpec::from_duration(Duration::ZERO);
+        let ready = nix::poll::ppoll(&mut fds, Some(now), None);
+        ready == Ok(1) && self.notify()
     }
 
     /// Resets the counter without ever blocking; whether it was non-zero.

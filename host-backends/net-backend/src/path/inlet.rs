@@ -139,6 +139,7 @@ impl Inlet {
 impl Shelf for Inlet {
     fn put(&self, mut queue: Queue) {
         queue.disarm();
+        queue.share();
         let mut slot = lock(&self.slot);
         slot.batch.clear();
         slot.starved = false;

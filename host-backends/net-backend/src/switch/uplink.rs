@@ -21,8 +21,7 @@ use net_link::Offloads;
 use net_link::Received;
 use nix::poll::PollFd;
 use nix::poll::PollFlags;
-use nix::poll::PollTimeout;
-use nix::poll::poll;
+use nix::poll::ppoll;
 use virtqueue::Segment;
 
 use crate::Error;
@@ -115,7 +114,7 @@ impl Uplink {
     fn sleep(&self) {
         let watched = [self.wake.as_fd(), self.ready.as_fd()];
         let mut fds = watched.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-        let _ = poll(&mut fds, PollTimeout::NONE);
+        let _ = ppoll(&mut fds, None, None);
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
+use guest_memory::EventFd;
 use virtio_spec::net::Header;
 use virtqueue::Segment;
 
@@ -154,6 +155,24 @@ fn a_sender_whose_memory_is_taken_away_hurts_only_itself() {
     let before = b.got().len();
     assert!(before <= 1, "zeros at most");
     assert_eq!((a.sent, b.totals().receive_bad_chains_total), (1, 0));
+}
+
+#[test]
+fn a_receiver_whose_interrupt_is_full_hangs_nobody() {
+    let [mut a, mut b] = guests(MERGEABLE);
+    // A blocking eventfd whose counter takes no more.
+    let flags = nix::sys::eventfd::EfdFlags::EFD_CLOEXEC;
+    let call = nix::sys::eventfd::EventFd::from_value_and_flags(0, flags).expect("an eventfd");
+    call.write(u64::MAX - 1).expect("room");
+    let call = EventFd::from_peer(call.into()).expect("an eventfd");
+    let mut queue = b.shelf.take().expect("the queue");
+    queue.set_call(Some(Arc::new(call)));
+    b.shelf.put(queue);
+    for _ in 0..4 {
+        b.post(&[256]);
+        a.send_all(&[frame(1, 2, 60)]);
+    }
+    assert_eq!((a.sent, b.got().len()), (4, 4));
 }
 
 #[test]
