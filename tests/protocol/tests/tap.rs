@@ -1,6 +1,7 @@
 //! A TAP interface with several queues behind a front-end that enables some of them. One rule: the interface lives in a
 //! network namespace of the test's own thread.
 
+use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::ensure;
 use net_backend::Fabric;
@@ -24,6 +25,16 @@ fn ip(words: &str) -> Result<()> {
     let status = Command::new("ip").args(words.split_whitespace()).status()?;
     ensure!(status.success(), "ip {words}");
     Ok(())
+}
+
+/// Waits until the kernel sends on the interface, a moment after its first queue is read.
+fn wait_until_up() -> bool {
+    eventually(|| {
+        let output = Command::new("ip")
+            .args(["-o", "link", "show", "t0"])
+            .output();
+        output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("state UP"))
+    })
 }
 
 /// Destination port of a UDP datagram over IPv4.
@@ -69,13 +80,14 @@ fn frames_of_all_flows_reach_the_enabled_pairs() -> Result<()> {
     let served = ServedCard::new("tap", spec, &Fabric::default())?;
     let mut machine = Machine::new(&served, FEATURES, 2)?;
     machine.enable(0, true)?;
-    all_flows_arrive(&mut machine, 1)?;
+    ensure!(wait_until_up(), "The interface does not come up");
+    all_flows_arrive(&mut machine, 1).context("with the first pair")?;
     machine.enable(1, true)?;
     ensure!(eventually(|| served.card.active_pairs() == 2), "two pairs");
-    all_flows_arrive(&mut machine, 2)?;
+    all_flows_arrive(&mut machine, 2).context("with both pairs")?;
     machine.enable(1, false)?;
     ensure!(eventually(|| served.card.active_pairs() == 1), "one pair");
-    all_flows_arrive(&mut machine, 1)
+    all_flows_arrive(&mut machine, 1).context("with the first pair again")
 }
 
 #[test]
