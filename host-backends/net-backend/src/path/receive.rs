@@ -108,9 +108,6 @@ impl<'a> Receiving<'a> {
         if !fits(view.offloads(), &frame.header) {
             return Outcome::Unfit;
         }
-        if self.screens && !self.policy.admits(frame, self.tally) {
-            return Outcome::Done;
-        }
         if self.next == batch.len() {
             batch.clear();
             self.next = 0;
@@ -120,6 +117,10 @@ impl<'a> Receiving<'a> {
             for at in 0..AHEAD {
                 prefetch(memory, batch, at);
             }
+        }
+        // Last, for a frame that has to wait comes here again.
+        if self.screens && !self.policy.admits(frame, self.tally) {
+            return Outcome::Done;
         }
         prefetch(memory, batch, self.next + AHEAD);
         let len = view.header_size() + frame.len;
