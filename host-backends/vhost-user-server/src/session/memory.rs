@@ -45,7 +45,12 @@ impl Session {
 
     pub(super) fn add_mem_reg(&mut self, region: MemoryRegion, fd: Option<OwnedFd>) -> Outcome {
         let fd = fd.ok_or(Refusal::FdCount(0))?;
-        let memory = self.memory.with_region(spec(&region), fd)?;
+        let spec = spec(&region);
+        // QEMU 7.2 says every region once for each queue pair: the last word counts.
+        let memory = match self.memory.regions().any(|known| *known == spec) {
+            true => self.memory.without_region(&spec)?.with_region(spec, fd)?,
+            false => self.memory.with_region(spec, fd)?,
+        };
         self.switch_memory(memory);
         Ok(Answer::Done)
     }
