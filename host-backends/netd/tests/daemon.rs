@@ -187,7 +187,7 @@ fn wrong_command_lines_exit_with_two_and_say_why() {
 fn a_link_that_cannot_be_opened_exits_with_three_and_names_it() {
     let (code, message) = refusal(&["--socket-path", "s", "--link", "packet:nosuchif0"]);
     assert_eq!(code, 3, "{message}");
-    assert!(message.contains("packet:nosuchif0"), "{message}");
+    assert!(message.contains("no interface nosuchif0"), "{message}");
 }
 
 #[test]
