@@ -27,10 +27,12 @@ use virtqueue::Rings;
 use virtqueue::Segment;
 
 const PAGE: u64 = 4096;
-/// Bytes of each of two regions, with a hole of the same size between them.
+/// Bytes of each of two regions.
 const REGION: u64 = 1 << 20;
-/// Where messages lie; below are the rings.
-const MESSAGES: u64 = 0x80000;
+/// Where rings and messages lie: beyond any page number, for a guest that gives up its rings only harms itself.
+const RINGS: u64 = 1 << 45;
+const MESSAGES: u64 = RINGS + 0x80000;
+/// Where the pages lie.
 const UPPER: u64 = 2 * REGION;
 const END: u64 = UPPER + REGION;
 
@@ -45,6 +47,7 @@ struct Lane {
 /// A balloon, its driver and memory, made once: what one input leaves behind is the next one's start.
 struct World {
     device: Arc<BalloonDevice>,
+    features: u64,
     memory: Arc<GuestMemory>,
     lanes: Vec<Lane>,
     /// Pages of the upper region that a message named.
@@ -72,14 +75,20 @@ impl World {
         let device = BalloonDevice::new(spec).expect("a balloon");
         let features = device.features() & !if packed { 0 } else { RING_PACKED };
         device.acked(features);
-        let memory = GuestMemory::new(vec![region(0), region(UPPER)]).expect("memory");
+        let memory = GuestMemory::new(vec![region(RINGS), region(UPPER)]).expect("memory");
         let memory = Arc::new(memory);
         let lanes = (0..device.queue_count()).map(|index| {
             let handler = device.start_queue(index, features).expect("a handler");
-            lane(u64::from(index) * 0x10000, features, &memory, handler)
+            lane(
+                RINGS + u64::from(index) * 0x10000,
+                features,
+                &memory,
+                handler,
+            )
         });
         let mut world = Self {
             lanes: lanes.collect(),
+            features,
             device,
             memory,
             named: (UPPER / PAGE..END / PAGE).collect(),
@@ -142,13 +151,15 @@ impl World {
         // A number may lie across two segments, which are neighbours here.
         let mut all = vec![0; (place - MESSAGES) as usize];
         self.memory.read(MESSAGES, &mut all).expect("memory");
+        // The last one may go on in the zeroes at the region's end.
+        all.extend([0; 3]);
         for window in all.windows(4) {
             let number = u32::from_le_bytes([window[0], window[1], window[2], window[3]]);
             self.named.insert(number.into());
         }
         if shape & 8 != 0 {
             readable.push(Segment {
-                addr: REGION - u64::from(decide.byte()),
+                addr: RINGS + REGION - u64::from(decide.byte()),
                 len: u32::from(decide.word()) + 1,
             });
         }
@@ -193,6 +204,9 @@ impl World {
             }
         }
         self.named.clear();
+        // From now on the guest uses all of them: its balloon is empty.
+        self.device.reset();
+        self.device.acked(self.features);
     }
 }
 
