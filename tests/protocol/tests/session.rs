@@ -154,11 +154,15 @@ fn memory_slots_come_and_go_while_a_ring_runs() -> Result<()> {
     assert!(frontend.number(&M::GetMaxMemSlots)? >= 32);
     let extra = Guest::with_region(0x1_0000_0000, 0x7e00_0000_0000, 1 << 20)?;
     frontend.must(&M::AddMemReg(extra.region()), &[extra.file.as_fd()])?;
+    queue.echo(&guest, b"more mem")?;
+    // QEMU 7.2 announces a region once for each pair of a network card's queues.
+    frontend.must(&M::AddMemReg(extra.region()), &[extra.file.as_fd()])?;
+    queue.echo(&guest, b"same mem")?;
+    let clash = Guest::with_region(0x1_0000_0000, 0x7d00_0000_0000, 1 << 20)?;
     assert_ne!(
-        frontend.ask(&M::AddMemReg(extra.region()), &[extra.file.as_fd()])?,
+        frontend.ask(&M::AddMemReg(clash.region()), &[clash.file.as_fd()])?,
         0
     );
-    queue.echo(&guest, b"more mem")?;
     frontend.must(&M::RemMemReg(extra.region()), &[])?;
     assert_ne!(frontend.ask(&M::RemMemReg(extra.region()), &[])?, 0);
     queue.echo(&guest, b"less mem")
