@@ -62,7 +62,7 @@ Examples:
 /// Pages that a guest puts into its balloon, or reports free, go back to the host at once. With policy auto the pool
 /// moves targets between floor and ceiling: it watches the guests' statistics and the host's memory, takes from those
 /// with memory to spare, and gives back at once to a guest that swaps, kills processes, runs low or falls silent. Every
-/// flag is a key of the config file too; those of the pool stand in its table [pool], without the word.
+/// flag is a key of the config file too; those of the pool stand in its table `pool`, without the word.
 #[derive(Debug, Parser)]
 #[command(name = "paravane-balloond", version, max_term_width = 110)]
 #[command(after_long_help = format!("{EXAMPLES}\n\n{}", daemon_shell::exit::HELP))]
