@@ -294,11 +294,11 @@ pub fn tap() -> anyhow::Result<()> {
 
 pub fn packed_jumbo() -> anyhow::Result<()> {
     let mtu: &[&str] = &["mtu = 9000"];
-    let steps = ["bulk", "kill"];
+    // No kill: QEMU keeps no in-flight record for network cards, and where a packed ring stands is written nowhere else.
     let said = on_tap(
         "net-jumbo",
         (1, 9000),
-        &steps,
+        &["bulk"],
         (mtu, ",packed=on,host_mtu=9000"),
     )?;
     ensure!(said.contains("mtu 9000"), "the guest sees: {said}");
