@@ -179,6 +179,8 @@ impl LinkPair {
         let size = self.state.header_size();
         let taken = self.burst.take(queue, memory, &self.rules, size, tally)?;
         if taken == 0 {
+            // What a full link kept back goes out when there is room, though the guest sends nothing more.
+            self.outlet.flush()?;
             return Ok(0);
         }
         self.core.policy.screen(&mut self.burst, memory, tally);
