@@ -122,7 +122,9 @@ fn accepted(skipped: &Skipped) -> bool {
     let kvm = skipped.reason.starts_with("no /dev/kvm") && vm::kvm().is_err();
     let huge = skipped.reason.starts_with("no huge pages");
     // A later Debian's QEMU is asked of apt each time; what it said stands in the reason.
-    let newer = skipped.reason.starts_with("apt has no trixie-backports QEMU");
+    let newer = skipped
+        .reason
+        .starts_with("apt has no trixie-backports QEMU");
     // No test: the body of a process that tests start.
     let body = skipped.reason.starts_with("run by the other tests");
     kvm || huge || newer || body

@@ -22,6 +22,7 @@ pub struct Testpmd {
     input: Option<ChildStdin>,
     log: std::path::PathBuf,
     dir: tempfile::TempDir,
+    ports: usize,
 }
 
 /// How a testpmd is started.
@@ -88,6 +89,7 @@ impl Testpmd {
             input,
             log,
             dir,
+            ports: spec.devices.len(),
         };
         this.wait_for("testpmd>", 1)?;
         Ok(this)
@@ -109,7 +111,7 @@ impl Testpmd {
     pub fn statistics(&mut self) -> Result<Statistics> {
         let seen = self.text()?.matches("Tx-pps").count();
         self.say("show port stats all")?;
-        self.wait_for("Tx-pps", seen + 2)?;
+        self.wait_for("Tx-pps", seen + self.ports)?;
         let text = self.text()?;
         let total = |name: &str| -> u64 {
             let values = text.match_indices(name).map(|(at, _)| {
@@ -120,7 +122,7 @@ impl Testpmd {
                     .unwrap_or(0)
             });
             let all: Vec<u64> = values.collect();
-            all.iter().rev().take(2).sum()
+            all.iter().rev().take(self.ports).sum()
         };
         Ok(Statistics {
             received: total("RX-packets:"),
