@@ -43,8 +43,8 @@ use crate::published::Follower;
 
 /// Turns per call of `run`, so that a busy pair cannot keep its worker from its other duties.
 const TURNS_PER_RUN: usize = 8;
-/// Looks at a nearly empty receive queue before its last buffers are used.
-const STARVED_RUNS: u32 = 64;
+/// How long a receive queue may be nearly empty before its last buffers are used, too, at the price of large frames.
+pub(crate) const STARVATION: Duration = Duration::from_millis(50);
 /// How long a burst waits for room in the link: some scheduling of the process behind it.
 const PATIENCE: Duration = Duration::from_millis(2);
 
@@ -62,8 +62,8 @@ pub(crate) struct LinkPair {
     events: Events,
     /// Use the last buffers too: the guest had its chance to add some.
     use_all: bool,
-    /// Calls of `run` that ended for want of buffers, in a row.
-    starved: u32,
+    /// Since when calls of `run` end for want of buffers.
+    starved: Option<Instant>,
     /// Drained, and not run since.
     resting: bool,
 }
@@ -150,7 +150,7 @@ impl LinkPair {
             outlet: Outlet::new(link),
             events,
             use_all: false,
-            starved: 0,
+            starved: None,
             resting: false,
         };
         pair.apply()?;
@@ -207,10 +207,10 @@ impl LinkPair {
         let found = queue.receive_from(&mut **link, spans, BURST, self.use_all);
         let (frames, ended) = found.map_err(link_failed)?;
         if ended == Ended::Starved {
-            self.starved += 1;
-            self.use_all = self.starved >= STARVED_RUNS;
+            let since = self.starved.get_or_insert_with(Instant::now);
+            self.use_all = since.elapsed() >= STARVATION;
         } else {
-            self.starved = 0;
+            (self.starved, self.use_all) = (None, false);
         }
         Ok(frames)
     }
@@ -386,7 +386,6 @@ impl QueueHandler for LinkPair {
         }
         self.core.policy.flush();
         let wanted = self.state.link_up && self.inlet.has_room_or_arms();
-        self.use_all = wanted && self.starved != 0;
         if let Some(link) = &self.outlet.link {
             self.events.set_link(&**link, wanted);
         }
