@@ -8,6 +8,7 @@ use crate::GuestQueue;
 use crate::QueueShape;
 use anyhow::Context as _;
 use anyhow::Result;
+use anyhow::bail;
 use anyhow::ensure;
 use net_backend::Fabric;
 use net_backend::NetDevice;
@@ -17,6 +18,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use std::time::Instant;
 use vhost_user_server::Options;
 use vhost_user_server::Server;
@@ -27,6 +29,8 @@ use virtqueue::Segment;
 pub const HEADER: usize = 12;
 /// Buffers that a receive queue is given at once.
 const BUFFERS: u64 = 32;
+/// A frame that a switch delivers is there this long after its sender's buffer came back.
+const HEARD: Duration = Duration::from_millis(100);
 
 /// A served network card.
 pub struct ServedCard {
@@ -167,6 +171,22 @@ impl Machine {
         queue.publish();
         ensure!(queue.wait(1)? == [(id, 0)], "the frame's buffer comes back");
         Ok(())
+    }
+
+    /// Sends `frame` on a pair until `other` has it on the same.
+    pub fn greet(&mut self, pair: usize, other: &Self, frame: &[u8]) -> Result<()> {
+        let start = Instant::now();
+        while start.elapsed() < DEADLINE {
+            self.send(pair, frame)?;
+            let sent = Instant::now();
+            while sent.elapsed() < HEARD {
+                if !other.is_quiet(pair) {
+                    return Ok(());
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        bail!("the greeting is not heard")
     }
 
     /// The next frame that came on a pair, its header cut off.
