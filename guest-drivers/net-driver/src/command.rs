@@ -214,13 +214,14 @@ pub(crate) fn encode(limits: &Limits, command: &Command<'_>) -> Result<Encoded, 
     }
 }
 
-/// The feature that a command belongs to.
+/// The features without which a command does not exist.
 fn needed(command: &Command<'_>) -> u64 {
     match command {
         Command::Receive(ReceiveMode::Promiscuous | ReceiveMode::AllMulticast, _)
         | Command::MacTable { .. } => feature::CTRL_RX,
         Command::Receive(..) => feature::CTRL_RX_EXTRA,
-        Command::SetMac(_) => feature::CTRL_MAC_ADDR,
+        // The whole class needs it (sec. 5.1.6.5.2.2), and this command its own feature too.
+        Command::SetMac(_) => feature::CTRL_MAC_ADDR | feature::CTRL_RX,
         Command::AddVlan(_) | Command::RemoveVlan(_) => feature::CTRL_VLAN,
         Command::AnnounceAck => feature::GUEST_ANNOUNCE,
         Command::Pairs(_) => feature::MQ,

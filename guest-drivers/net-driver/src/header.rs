@@ -25,6 +25,10 @@ use crate::frame::Segmentation;
 
 /// Bytes of a VLAN tag, which count neither to the MTU nor to the Ethernet header.
 const VLAN_TAG_SIZE: usize = 4;
+/// Ethernet types of VLAN tags, as they are in the frame.
+const VLAN_TAGS: [[u8; 2]; 2] = [[0x81, 0x00], [0x88, 0xa8]];
+/// Where the Ethernet type is in a frame.
+pub(crate) const TYPE_OFFSET: usize = 12;
 /// Least bytes of a TCP and of a UDP header, and where their checksum is.
 const TCP: (usize, u16) = (20, 16);
 const UDP: (usize, u16) = (8, 6);
@@ -77,6 +81,18 @@ pub(crate) fn build(
         header.hdr_len = offload.header_len.into();
     }
     Ok(header)
+}
+
+/// Whether a frame of `len` bytes that [`build`] lets pass is within the MTU only if it begins with a VLAN tag.
+#[inline]
+pub(crate) fn needs_tag(mtu: Option<u16>, len: u64, offload: &Offload) -> bool {
+    let most = mtu.map(|mtu| u64::from(mtu) + ETHERNET_HEADER_SIZE as u64);
+    offload.segmentation.is_none() && most.is_some_and(|most| len > most)
+}
+
+/// Whether this Ethernet type is that of a VLAN tag.
+pub(crate) fn is_tag(kind: [u8; 2]) -> bool {
+    VLAN_TAGS.contains(&kind)
 }
 
 fn host_type(features: u64, segmentation: Segmentation) -> Result<u8, Refusal> {

@@ -75,9 +75,17 @@ fn every_combination_of_flags_and_gso_types_is_sound_or_discarded() {
                     flags: flag,
                     ..large(kind, 1000)
                 };
-                let Ok(frame) = parse(features, header, 3000) else {
+                let parsed = parse(features, header, 3000);
+                let known = Header {
+                    flags: flag & 7,
+                    ..header
+                };
+                assert_eq!(parsed, parse(features, known, 3000), "unknown flags");
+                let Ok(frame) = parsed else {
                     continue;
                 };
+                let kinds = [gso::NONE, gso::TCPV4, gso::TCPV6, gso::UDP_L4];
+                assert!(kinds.contains(&(kind & !gso::ECN)), "{kind:#x}");
                 if frame.checksum != Checksum::Unknown {
                     assert_ne!(features & GUEST_CSUM, 0);
                 }
@@ -333,6 +341,7 @@ fn commands_that_were_not_negotiated_are_refused() {
             CTRL_RX_EXTRA,
         ),
         (Command::SetMac([2, 0, 0, 0, 0, 1]), CTRL_MAC_ADDR),
+        (Command::SetMac([2, 0, 0, 0, 0, 1]), CTRL_RX),
         (Command::AddVlan(1), CTRL_VLAN),
         (Command::AnnounceAck, GUEST_ANNOUNCE),
         (Command::Pairs(2), MQ),

@@ -146,6 +146,9 @@ impl<P: BufferBytes<Span = RingMemory>, B: Mmio> TransmitQueue<P, B> {
         };
         let len = room.checked_sub(headroom).ok_or(Refusal::TooSmall)?;
         let header = header::build(self.features, self.mtu, len, &request.offload)?;
+        if header::needs_tag(self.mtu, len, &request.offload) {
+            self.check_tag(platform, request)?;
+        }
         self.core.chain.clear();
         self.write_header(platform, slot, &header, request)?;
         let before = self.core.chain_bytes();
@@ -163,6 +166,22 @@ impl<P: BufferBytes<Span = RingMemory>, B: Mmio> TransmitQueue<P, B> {
             return Err(reason);
         }
         Ok((slot, len))
+    }
+
+    /// The room beyond the MTU is a VLAN tag's.
+    #[cold]
+    fn check_tag(&self, platform: &P, request: &Transmit<P::Buffer>) -> Result<(), Refusal> {
+        let before = if request.headroom {
+            self.header_size
+        } else {
+            0
+        };
+        let mut kind = [0; 2];
+        let at = before + header::TYPE_OFFSET;
+        let read = platform.read_bytes(&request.buffer, at, &mut kind);
+        (read && header::is_tag(kind))
+            .then_some(())
+            .ok_or(Refusal::TooLarge)
     }
 
     /// The header, padded with zeroes to the negotiated size, goes before the frame or into the slot.
