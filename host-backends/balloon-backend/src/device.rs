@@ -449,7 +449,7 @@ impl Device for BalloonDevice {
         self.shared.poison.store(0, Ordering::Release);
         let mut inner = self.shared.lock();
         inner.balloon.leave();
-        inner.hints = Hints::default();
+        inner.hints.leave();
         inner.statistics = None;
         inner.remembered = inner.actual.take().or(inner.remembered);
         inner.second_runs = false;

@@ -5,6 +5,9 @@
 //! serves those who copy guest memory: together with a dirty log that runs since before the round, it says what need
 //! not be copied.
 
+use std::hash::BuildHasher;
+use std::hash::Hasher;
+use std::hash::RandomState;
 use std::ops::Range;
 
 use virtio_spec::balloon::hint_command;
@@ -43,14 +46,29 @@ impl Default for Hints {
         Self {
             command: hint_command::STOP,
             state: HintState::Stopped,
-            next: hint_command::FIRST,
+            next: somewhere(),
             theirs: None,
             pages: Pages::default(),
         }
     }
 }
 
+/// The id of a process's first round. A driver ignores an id that it had before, and may have had it from an earlier
+/// process: it is not reset when that one ends (sec. 5.5.6.4.2).
+fn somewhere() -> u32 {
+    let random = RandomState::new().build_hasher().finish() as u32;
+    random.max(hint_command::FIRST)
+}
+
 impl Hints {
+    /// The device serves nobody; the rounds to come have other ids than those before.
+    pub fn leave(&mut self) {
+        *self = Self {
+            next: self.next,
+            ..Self::default()
+        };
+    }
+
     /// A new round; returns its command id.
     pub fn start(&mut self) -> u32 {
         self.command = self.next;

@@ -104,6 +104,27 @@ fn commands_of_the_wrong_length_are_malformed() {
 }
 
 #[test]
+fn no_round_has_the_id_of_an_earlier_one_after_a_reset_or_a_restart() {
+    let mut rig = Rig::new(everything());
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(rig.device.start_hints().expect("a round"));
+        ids.push(rig.device.start_hints().expect("a round"));
+        rig.device.reset();
+        assert_eq!(shown(&rig), 0, "nobody is asked");
+        rig.device.acked(rig.device.features());
+    }
+    // Another process for the same driver, which remembers.
+    rig = Rig::new(everything());
+    ids.push(rig.device.start_hints().expect("a round"));
+    let count = ids.len();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), count, "{ids:x?}");
+    assert!(ids.iter().all(|id| *id >= 2));
+}
+
+#[test]
 fn a_driver_without_hints_is_not_asked() {
     let spec = BalloonSpec {
         packed: false,
