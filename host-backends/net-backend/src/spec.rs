@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde::Deserializer;
 use serde::Serialize;
 use serde::Serializer;
+use virtio_spec::net::SPEED_MAX;
 
 use crate::MacAddress;
 
@@ -369,6 +370,13 @@ impl NetSpec {
             && let Err(fault) = check_mtu(mtu)
         {
             faults.push(fault);
+        }
+        if let Some(speed) = self.speed
+            && speed > SPEED_MAX
+        {
+            faults.push(format!(
+                "`speed` is {speed}, give up to {SPEED_MAX} or leave it out for unknown"
+            ));
         }
         if self.capture_paused && self.capture.is_none() {
             faults.push("`capture-paused` needs a `capture` file".to_owned());

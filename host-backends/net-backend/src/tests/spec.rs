@@ -37,6 +37,7 @@ fn all_faults_are_told_at_once() {
         control_queue: false,
         mac: Some(MacAddress::BROADCAST),
         mtu: Some(67),
+        speed: Some(0x8000_0000),
         capture_paused: true,
         ..NetSpec::on(LinkSpec::Null)
     };
@@ -47,6 +48,7 @@ fn all_faults_are_told_at_once() {
         "queue-size",
         "mac",
         "mtu",
+        "speed",
         "capture",
     ];
     assert_eq!(faults.len(), words.len(), "{faults:?}");
