@@ -107,12 +107,7 @@ fn every_test_in_the_regression_ledger_exists() {
     assert!(names.len() > 60, "the ledger was read: {}", names.len());
     let bad: Vec<String> = names
         .into_iter()
-        .filter(|name| {
-            let definition = format!("fn {name}(");
-            !tree::rust()
-                .iter()
-                .any(|file| file.text.contains(&definition))
-        })
+        .filter(|name| !tree::has_test(name))
         .map(ToString::to_string)
         .collect();
     report("tests/REGRESSIONS.md names tests that do not exist", &bad);

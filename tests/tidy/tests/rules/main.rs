@@ -8,6 +8,7 @@
     reason = "helpers of tests fail the test"
 )]
 
+mod conformance;
 mod dependencies;
 mod documents;
 mod syntax;

@@ -76,6 +76,12 @@ pub fn rust() -> &'static [Source] {
     FILES.get_or_init(|| files("rs"))
 }
 
+/// Whether a function of this name, as a ledger's test should be, is in the tree.
+pub fn has_test(name: &str) -> bool {
+    let definition = format!("fn {name}(");
+    rust().iter().any(|file| file.text.contains(&definition))
+}
+
 /// What cargo knows about the workspace members (dependencies not resolved: no network).
 pub fn metadata() -> &'static Metadata {
     static METADATA: OnceLock<Metadata> = OnceLock::new();
