@@ -1,6 +1,7 @@
 //! The device trait. One rule: everything here is called by one session thread at a time; only the notifier given
 //! to `on_config_change` crosses threads.
 
+use crate::DeviceRecord;
 use crate::Error;
 use crate::QueueHandler;
 use std::sync::Arc;
@@ -76,6 +77,17 @@ pub trait Device: Send + Sync {
     fn announce(&self, _mac: [u8; 6]) -> Result<(), Error> {
         Err(Error::Unsupported)
     }
+
+    /// Most bytes of state that the device wants to keep over its process's death, in memory that the front-end holds
+    /// beside the in-flight record; 0 for none.
+    fn record_bytes(&self) -> u32 {
+        0
+    }
+
+    /// Where that state is kept from now on, and what was kept there before; no queue runs. `None` when the session
+    /// ends, before its `reset`: what was kept stays, for the front-end may come back with it. A `reset` in between is
+    /// the driver's word, and what was kept is void.
+    fn keep_in(&self, _record: Option<DeviceRecord>) {}
 
     /// Whether `save_state` and `load_state` work.
     fn has_state(&self) -> bool {

@@ -1,8 +1,10 @@
 //! The in-flight area shared with the front-end (the vhost-user document, "Inflight I/O tracking"): one region per
 //! queue. One rule: the front-end and a former life of ours wrote these bytes; nothing in them is believed unchecked.
 
+use crate::DeviceRecord;
 use crate::Error;
 use guest_memory::SharedMemory;
+use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -19,6 +21,18 @@ pub struct InflightRegion {
     memory: Arc<SharedMemory>,
     num_queues: u16,
     queue_size: u16,
+    device: Option<DeviceRecord>,
+}
+
+/// A new area, for the front-end to keep.
+#[derive(Debug)]
+pub struct NewInflight {
+    /// The file.
+    pub fd: OwnedFd,
+    /// Where in it the area begins; before it stands the device's record, if it has one.
+    pub offset: u64,
+    /// Bytes of the area.
+    pub size: u64,
 }
 
 impl InflightRegion {
@@ -27,7 +41,7 @@ impl InflightRegion {
         u64::from(num_queues) * stride(queue_size, format.unwrap_or(Format::Packed))
     }
 
-    /// Makes a new, uninitialised (all zero) area; the descriptor goes to the front-end.
+    /// Makes a new, uninitialised (all zero) area, with room for `state` bytes of the device's own.
     ///
     /// # Errors
     /// When memory cannot be had.
@@ -35,17 +49,15 @@ impl InflightRegion {
         num_queues: u16,
         queue_size: u16,
         format: Option<Format>,
-    ) -> Result<(Self, OwnedFd), Error> {
+        state: u32,
+    ) -> Result<NewInflight, Error> {
         let size = Self::size(num_queues, queue_size, format);
-        let (memory, fd) = SharedMemory::create("vhost-inflight", size)?;
-        Ok((
-            Self {
-                memory: Arc::new(memory),
-                num_queues,
-                queue_size,
-            },
-            fd,
-        ))
+        let offset = DeviceRecord::room(state);
+        let (_, fd) = SharedMemory::create("vhost-inflight", offset + size)?;
+        if offset != 0 {
+            DeviceRecord::create(fd.as_fd(), offset)?;
+        }
+        Ok(NewInflight { fd, offset, size })
     }
 
     /// Maps the area that the front-end kept over our restart.
@@ -75,15 +87,22 @@ impl InflightRegion {
             memory: Arc::new(memory),
             num_queues,
             queue_size,
+            device: DeviceRecord::in_front(fd, offset)?,
         })
+    }
+
+    /// Where the device keeps a state of its own, if there is room for one.
+    pub fn device(&self) -> Option<DeviceRecord> {
+        self.device.clone()
     }
 
     /// Whether the front-end truncated the area under us.
     pub fn poisoned(&self) -> bool {
-        self.memory.poisoned()
+        let device = self.device.as_ref();
+        self.memory.poisoned() || device.is_some_and(DeviceRecord::poisoned)
     }
 
-    /// Forgets everything recorded; for a device reset, with no queue running.
+    /// Forgets everything recorded of queues; for a device reset, with no queue running.
     pub fn wipe(&self) {
         for at in (0..self.memory.len()).step_by(8) {
             self.memory

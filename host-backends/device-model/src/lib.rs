@@ -6,6 +6,7 @@
 
 mod counters;
 mod device;
+mod device_record;
 mod error;
 mod handler;
 mod inflight;
@@ -18,11 +19,13 @@ pub use counters::QueueCounters;
 pub use counters::QueueStatistics;
 pub use device::ConfigNotifier;
 pub use device::Device;
+pub use device_record::DeviceRecord;
 pub use error::Error;
 pub use handler::Progress;
 pub use handler::QueueHandler;
 pub use handler::Shelf;
 pub use inflight::InflightRegion;
+pub use inflight::NewInflight;
 pub use inflight::QueueRecord;
 pub use queue::Queue;
 pub use queue::QueueSetup;

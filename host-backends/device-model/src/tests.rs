@@ -77,7 +77,9 @@ impl World {
             device: memory.user_ring(USER + 0x2000, layout.device.size).unwrap(),
         };
         let driver = DriverQueue::new(config, rings).unwrap();
-        let (region, area) = InflightRegion::create(2, 16, Some(config.format)).unwrap();
+        let new = InflightRegion::create(2, 16, Some(config.format), 0).unwrap();
+        let area = new.fd;
+        let region = InflightRegion::from_fd(area.as_fd(), 0, new.size, 2, 16).unwrap();
         let base = if config.format == Format::Packed {
             0x8000_8000
         } else {

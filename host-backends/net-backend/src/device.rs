@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 
 use device_model::ConfigNotifier;
 use device_model::Device;
+use device_model::DeviceRecord;
 use device_model::QueueHandler;
 use net_link::Watch;
 use virtio_spec::device_id;
@@ -27,6 +28,7 @@ use crate::config;
 use crate::config::Shown;
 use crate::control::Control;
 use crate::control::ControlQueue;
+use crate::control::RECORD_BYTES;
 use crate::control::guest_offloads;
 use crate::counters::Metrics;
 use crate::filter::Filter;
@@ -389,6 +391,7 @@ impl Device for NetDevice {
         index: u16,
         features: u64,
     ) -> Result<Box<dyn QueueHandler>, device_model::Error> {
+        self.control.resume();
         if self.control_index(features) == Some(index) {
             return Ok(Box::new(ControlQueue::new(Arc::clone(&self.control))));
         }
@@ -415,6 +418,18 @@ impl Device for NetDevice {
 
     fn on_config_change(&self, notify: ConfigNotifier) {
         *lock(&self.notify) = Some(notify);
+    }
+
+    fn record_bytes(&self) -> u32 {
+        if self.spec.control_queue {
+            RECORD_BYTES
+        } else {
+            0
+        }
+    }
+
+    fn keep_in(&self, record: Option<DeviceRecord>) {
+        self.control.keep_in(record);
     }
 
     fn is_network(&self) -> bool {

@@ -3,6 +3,7 @@
 //! Rule: the calls come in the order and with the arguments of a vhost-user session: features once, queues when they are enabled, drain
 //! before anything stops, nothing after a reset.
 use std::collections::HashMap;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -115,8 +116,10 @@ impl Backend {
         );
         let device_type = u16::try_from(device.device_id())?;
         let function = FakeFunction::new(device_type, registers, Layout::default());
-        let (inflight, _) =
-            InflightRegion::create(device.queue_count(), device.queue_size_max(), None)?;
+        let (queues, size) = (device.queue_count(), device.queue_size_max());
+        let area = InflightRegion::create(queues, size, None, device.record_bytes())?;
+        let inflight =
+            InflightRegion::from_fd(area.fd.as_fd(), area.offset, area.size, queues, size)?;
         let backend = Self {
             device,
             memory,

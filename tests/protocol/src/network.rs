@@ -36,21 +36,26 @@ const HEARD: Duration = Duration::from_millis(100);
 pub struct ServedCard {
     /// The card.
     pub card: Arc<NetDevice>,
+    /// Where it is served.
+    pub path: PathBuf,
     server: Arc<Server>,
-    path: PathBuf,
     thread: Option<JoinHandle<()>>,
 }
 
 impl ServedCard {
     /// Serves a card of `spec` on a socket of its own.
     pub fn new(name: &str, spec: NetSpec, fabric: &Fabric) -> Result<Self> {
+        Self::at(crate::served::socket_path(), name, spec, fabric)
+    }
+
+    /// Serves a card of `spec` on this socket.
+    pub fn at(path: PathBuf, name: &str, spec: NetSpec, fabric: &Fabric) -> Result<Self> {
         let card = NetDevice::open(name, spec, fabric)?;
         let options = Options {
             name: name.to_owned(),
             ..Options::default()
         };
         let server = Arc::new(Server::new(card.clone(), options)?);
-        let path = crate::served::socket_path();
         let listener = UnixListener::bind(&path)?;
         let theirs = server.clone();
         let thread = std::thread::spawn(move || {
@@ -70,13 +75,21 @@ impl ServedCard {
     }
 }
 
-impl Drop for ServedCard {
-    fn drop(&mut self) {
+impl ServedCard {
+    /// Ends the server with all its connections; its socket is free again.
+    pub fn shut_down(&mut self) {
         self.server.shutdown_handle().shutdown();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
+            // Only once: a successor may listen there by the time this is dropped.
+            let _ = std::fs::remove_file(&self.path);
         }
-        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl Drop for ServedCard {
+    fn drop(&mut self) {
+        self.shut_down();
     }
 }
 

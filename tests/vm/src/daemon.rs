@@ -273,6 +273,18 @@ impl Daemon {
         }
     }
 
+    /// Queue pairs that each network card's driver uses, by the daemon's word.
+    ///
+    /// # Errors
+    /// When the daemon does not answer.
+    pub fn active_pairs(&self) -> anyhow::Result<Vec<u64>> {
+        let status = self.control(&serde_json::json!({ "command": "status" }))?;
+        let devices = status["ok"]["devices"].as_array().context("No devices")?;
+        let pairs = |device: &serde_json::Value| device["device"]["active-pairs"].as_u64();
+        let pairs = devices.iter().map(pairs).collect::<Option<_>>();
+        pairs.with_context(|| format!("No pairs in {status}"))
+    }
+
     /// Sends one request to the control socket and returns the answer.
     ///
     /// # Errors

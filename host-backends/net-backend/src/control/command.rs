@@ -122,6 +122,11 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// Whether it changes how the card is from now on.
+    pub fn lasts(&self) -> bool {
+        !matches!(self, Self::AnnounceAck | Self::AskModeration(_))
+    }
+
     /// Reads `request`, which nobody else can change any more.
     pub fn parse(request: &[u8], limits: &Limits) -> Result<Self, Refusal> {
         let (header, body) =

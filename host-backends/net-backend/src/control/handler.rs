@@ -47,7 +47,13 @@ impl ControlQueue {
         let done = self.read(readable, memory).and_then(|()| {
             let command = Command::parse(&self.request, &self.control.limits())?;
             tracing::debug!(?command, "control request");
-            self.control.execute(command)
+            let lasts = command.lasts();
+            let answer = self.control.execute(command)?;
+            if lasts {
+                // Before the driver hears that it is done.
+                self.control.remember(&self.request);
+            }
+            Ok(answer)
         });
         let counters = &self.control.counters;
         counters.commands.fetch_add(1, Ordering::Relaxed);

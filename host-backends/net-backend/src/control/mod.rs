@@ -5,13 +5,16 @@
 
 mod command;
 mod handler;
+mod journal;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
+use device_model::DeviceRecord;
 use net_link::Offloads;
 use virtio_spec::net::control::Coalescing;
 use virtio_spec::net::feature;
@@ -22,6 +25,7 @@ use crate::published::lock;
 use crate::receive_filter::AddressTable;
 use crate::rss::Hasher;
 use crate::rss::Steering;
+use journal::Journal;
 
 pub(crate) use command::Command;
 pub(crate) use command::HashSetup;
@@ -31,6 +35,7 @@ pub(crate) use command::Mode;
 pub(crate) use command::Refusal;
 pub(crate) use command::RssSetup;
 pub(crate) use handler::ControlQueue;
+pub(crate) use journal::RECORD_BYTES;
 
 /// When the driver is to be interrupted (sec. 5.1.6.5.7), which a device follows as well as it can.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,6 +67,8 @@ struct Settings {
     moderation: Vec<Moderation>,
     /// For queues that start anew: receive, transmit.
     moderation_of_new: [Moderation; 2],
+    /// By virtqueue, for queues that a driver set up in another life of this card and that did not start in this yet.
+    moderation_of_old: BTreeMap<u16, Moderation>,
     /// Queues that run.
     started: Vec<bool>,
 }
@@ -85,6 +92,7 @@ pub(crate) struct Control {
     /// Whether the control queue came to us; a front-end may keep it.
     ours: AtomicBool,
     settings: Mutex<Settings>,
+    journal: Journal,
     pub counters: ControlCounters,
 }
 
@@ -96,6 +104,7 @@ impl Control {
             announce: AtomicBool::new(false),
             ours: AtomicBool::new(false),
             settings: Mutex::default(),
+            journal: Journal::default(),
             counters: ControlCounters::default(),
         }
     }
@@ -103,6 +112,7 @@ impl Control {
     /// Forgets what the driver set up.
     pub fn reset(&self) {
         *lock(&self.settings) = Settings::default();
+        self.journal.clear();
         self.announce.store(false, Ordering::Release);
         self.ours.store(false, Ordering::Release);
     }
@@ -123,11 +133,58 @@ impl Control {
         can
     }
 
+    /// Where the driver's orders are kept over this process's death.
+    pub fn keep_in(&self, record: Option<DeviceRecord>) {
+        self.journal.keep_in(record);
+    }
+
     /// The control queue starts here: from now on the driver's word counts (sec. 5.1.6.5.5: one pair until it says more).
     pub fn take_over(&self) {
         if !self.ours.swap(true, Ordering::AcqRel) {
             self.port.update(|state| state.active_pairs = 1);
+            let features = self.port.state().features;
+            self.journal.begin(features, Vec::new());
         }
+    }
+
+    /// A queue is about to start. If the driver gave orders to another life of this card, they count before a frame moves.
+    pub fn resume(&self) {
+        let limits = self.limits();
+        if self.ours.load(Ordering::Acquire) {
+            return;
+        }
+        let Some(mut orders) = self.journal.left_by_another_life(limits.features) else {
+            return;
+        };
+        self.ours.store(true, Ordering::Release);
+        self.port.update(|state| state.active_pairs = 1);
+        let left = orders.len();
+        orders.retain(|order| self.repeat(order, &limits).is_ok());
+        tracing::info!(
+            name = self.port.name(),
+            orders = orders.len(),
+            refused = left - orders.len(),
+            "what the driver ordered before counts on"
+        );
+        self.journal.begin(limits.features, orders);
+    }
+
+    fn repeat(&self, order: &[u8], limits: &Limits) -> Result<(), Refusal> {
+        match Command::parse(order, limits)? {
+            Command::ModerateQueue(index, moderation) => {
+                // Its queue may start after this one.
+                let mut settings = lock(&self.settings);
+                settings.moderation_of_old.insert(index, moderation);
+                Ok(())
+            }
+            command if command.lasts() => self.execute(command).map(drop),
+            _ => Err(Refusal::Unknown),
+        }
+    }
+
+    /// The driver's order was carried out, and is to outlive this process.
+    pub fn remember(&self, order: &[u8]) {
+        self.journal.remember(order);
     }
 
     /// A data queue starts, with the moderation that new queues have.
@@ -142,9 +199,13 @@ impl Control {
         } else {
             transmit
         };
+        let old = settings.moderation_of_old.remove(&index);
+        if old.is_none() {
+            self.journal.forget_moderation(index);
+        }
         let index = usize::from(index);
         if let Some(place) = settings.moderation.get_mut(index) {
-            *place = new;
+            *place = old.unwrap_or(new);
         }
         if let Some(place) = settings.started.get_mut(index) {
             *place = true;
@@ -247,6 +308,9 @@ impl Control {
         let [receive, send] = &mut settings.moderation_of_new;
         *(if transmit { send } else { receive }) = moderation;
         let odd = usize::from(transmit);
+        settings
+            .moderation_of_old
+            .retain(|index, _| usize::from(index % 2) != odd);
         for place in settings.moderation.iter_mut().skip(odd).step_by(2) {
             *place = moderation;
         }

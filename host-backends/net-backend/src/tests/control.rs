@@ -58,7 +58,7 @@ fn table(unicast: &[[u8; 6]], multicast: &[[u8; 6]]) -> Vec<u8> {
     [part(unicast), part(multicast)].concat()
 }
 
-fn rss(types: u32, table: &[u16], unclassified: u16, transmit: u16, key: &[u8]) -> Vec<u8> {
+pub fn rss(types: u32, table: &[u16], unclassified: u16, transmit: u16, key: &[u8]) -> Vec<u8> {
     let mut bytes = types.to_le_bytes().to_vec();
     bytes.extend((table.len() as u16).wrapping_sub(1).to_le_bytes());
     bytes.extend(unclassified.to_le_bytes());
@@ -69,7 +69,7 @@ fn rss(types: u32, table: &[u16], unclassified: u16, transmit: u16, key: &[u8]) 
     bytes
 }
 
-fn hash(types: u32, key: &[u8]) -> Vec<u8> {
+pub fn hash(types: u32, key: &[u8]) -> Vec<u8> {
     let mut bytes = types.to_le_bytes().to_vec();
     bytes.extend([0; 8]);
     bytes.push(key.len() as u8);

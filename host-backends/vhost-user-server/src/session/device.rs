@@ -257,6 +257,7 @@ impl Session {
                 "The in-flight record cannot change while a ring runs",
             ));
         }
+        self.device.keep_in(region.device());
         self.inflight = Some(region);
         Ok(Answer::Done)
     }

@@ -96,14 +96,14 @@ impl Session {
         }
         let format = self.ring_format();
         // The area is not kept: the front-end hands it in by SET_INFLIGHT_FD when it wants it used.
-        let (_, fd) = InflightRegion::create(num_queues, queue_size, format)?;
-        let mmap_size = InflightRegion::size(num_queues, queue_size, format);
+        let new =
+            InflightRegion::create(num_queues, queue_size, format, self.device.record_bytes())?;
         let made = Inflight {
-            mmap_size,
-            mmap_offset: 0,
+            mmap_size: new.size,
+            mmap_offset: new.offset,
             ..wanted
         };
-        Ok(Answer::ReplyWithFd(Reply::Inflight(made, length), fd))
+        Ok(Answer::ReplyWithFd(Reply::Inflight(made, length), new.fd))
     }
 
     pub(super) fn set_inflight_fd(&mut self, given: Inflight, fd: Option<OwnedFd>) -> Outcome {

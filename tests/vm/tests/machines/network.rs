@@ -160,6 +160,12 @@ impl Scene {
         Ok(())
     }
 
+    /// Queue pairs in use on each card of the daemon.
+    fn active_pairs(&self) -> anyhow::Result<Vec<u64>> {
+        let pairs = self.daemon.as_ref().map(Daemon::active_pairs);
+        pairs.unwrap_or_else(|| Ok(Vec::new()))
+    }
+
     fn close(mut self) -> anyhow::Result<()> {
         self.servers.clear();
         match self.daemon.take() {
@@ -224,11 +230,15 @@ fn converse(
             }
             "kill" => {
                 guest.console.expect("@@ killing", STEP)?;
+                let pairs = scene.active_pairs()?;
                 scene.kill(4)?;
                 guest.console.answer("go")?;
                 guest.console.expect("@@ survived", STEP)?;
                 guest.console.expect("@@ survived", STEP)?;
                 fetched(scene)?;
+                // QEMU keeps the control queue, and tells the next daemon which rings its guest uses.
+                let after = scene.active_pairs()?;
+                ensure!(after == pairs, "{pairs:?} pairs became {after:?}");
                 guest.console.answer("go")?;
             }
             _ => {}

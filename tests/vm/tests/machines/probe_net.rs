@@ -154,13 +154,14 @@ pub fn unlike_guests() -> anyhow::Result<()> {
     switch.daemon.stop()
 }
 
-/// The daemon dies while streams go both ways: they go on, and no byte is wrong.
+/// The daemon dies while streams go both ways: they go on, no byte is wrong, and each guest goes on with the queue pairs
+/// that it chose once.
 pub fn killed() -> anyhow::Result<()> {
-    let mut switch = Switch::open("probe-net-killed", 1)?;
+    let mut switch = Switch::open("probe-net-killed", 2)?;
     let peer = switch.peer(true, "packed=1")?;
     let client = switch.client(
         false,
-        "",
+        "pairs=2",
         "tcp mode=both streams=2 seconds=12 ; pingpong count=200",
     )?;
     let mut client = client.start(&switch.logs, "client")?;
@@ -174,6 +175,11 @@ pub fn killed() -> anyhow::Result<()> {
         switch.daemon.kill()?;
         std::thread::sleep(Duration::from_millis(40 * round));
         switch.daemon.restart()?;
+        // One pair is also what a card without a driver shows.
+        process::wait_until("the pairs that the guests chose", START, || {
+            let pairs = switch.daemon.active_pairs();
+            Ok(pairs.is_ok_and(|pairs| pairs == [1, 2]))
+        })?;
     }
     let lines = client.finish(LIMIT)?;
     println!("{}", said(&lines, "tcp", 0)?);
