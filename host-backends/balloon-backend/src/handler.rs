@@ -10,6 +10,7 @@ use device_model::Error;
 use device_model::Progress;
 use device_model::Queue;
 use device_model::QueueHandler;
+use guest_memory::Cursor;
 use guest_memory::GuestMemory;
 use virtio_spec::balloon::HINT_COMMAND_SIZE;
 use virtio_spec::balloon::PAGE_SIZE;
@@ -135,11 +136,8 @@ impl BalloonQueue {
         if !chain.readable.is_empty() {
             let total: u64 = chain.readable.iter().map(|s| u64::from(s.len)).sum();
             let mut command = [0; HINT_COMMAND_SIZE];
-            let read = chain.readable.first().is_some_and(|segment| {
-                total == HINT_COMMAND_SIZE as u64
-                    && segment.len as usize == HINT_COMMAND_SIZE
-                    && memory.read(segment.addr, &mut command).is_ok()
-            });
+            let mut cursor = Cursor::new(memory, chain.readable);
+            let read = total == HINT_COMMAND_SIZE as u64 && cursor.read(&mut command).is_ok();
             if !read {
                 counters.malformed_chains_total.add(1);
                 return;

@@ -99,8 +99,26 @@ fn commands_of_the_wrong_length_are_malformed() {
         let segment = rig.place(bytes);
         rig.send(HINTS, &[segment], &[]);
     }
-    assert_eq!(rig.metrics().malformed_chains_total, 2);
+    let hole = Segment {
+        addr: u64::MAX - 8,
+        len: 4,
+    };
+    rig.send(HINTS, &[hole], &[]);
+    assert_eq!(rig.metrics().malformed_chains_total, 3);
     assert_eq!(rig.device.hints().0, HintState::Asked);
+}
+
+#[test]
+fn commands_may_be_split_at_any_byte() {
+    let mut rig = Rig::new(everything());
+    for at in 1..4 {
+        let id = rig.device.start_hints().expect("a round");
+        let bytes = id.to_le_bytes();
+        let parts = [rig.place(&bytes[..at]), rig.place(&bytes[at..])];
+        rig.send(HINTS, &parts, &[]);
+        assert_eq!(rig.device.hints().0, HintState::Running, "cut at {at}");
+    }
+    assert_eq!(rig.metrics().malformed_chains_total, 0);
 }
 
 #[test]
