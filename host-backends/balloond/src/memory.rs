@@ -8,6 +8,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use balloon_backend::BalloonDevice;
+use balloon_backend::Policy;
+use clap::ValueEnum;
 
 const WORD: &str = "paravane-balloon-1";
 /// Bytes of the line, which are always written.
@@ -18,20 +20,25 @@ const LINE: usize = 80;
 pub struct Memory {
     file: File,
     written: String,
+    /// Who moved the target when the last process ended, if it said so.
+    pub policy: Option<Policy>,
 }
 
-fn line(device: &BalloonDevice) -> String {
+fn line(device: &BalloonDevice, policy: Policy) -> String {
+    let policy = policy.to_possible_value();
+    let policy = policy.as_ref().map_or("-", |value| value.get_name());
     let actual = device
         .actual()
         .map_or("-".to_owned(), |bytes| bytes.to_string());
     format!(
         "{:<width$}\n",
-        format!("{WORD} {} {actual}", device.target()),
+        format!("{WORD} {} {actual} {policy}", device.target()),
         width = LINE - 1
     )
 }
 
-fn parse(text: &str) -> Option<(u64, Option<u64>)> {
+/// Target, size and policy.
+fn parse(text: &str) -> Option<(u64, Option<u64>, Option<Policy>)> {
     let mut words = text.split_whitespace();
     if words.next() != Some(WORD) {
         return None;
@@ -41,7 +48,10 @@ fn parse(text: &str) -> Option<(u64, Option<u64>)> {
         "-" => None,
         bytes => Some(bytes.parse().ok()?),
     };
-    Some((target, actual))
+    // Lines of earlier versions end here.
+    let policy = words.next();
+    let policy = policy.and_then(|word| Policy::from_str(word, false).ok());
+    Some((target, actual, policy))
 }
 
 impl Memory {
@@ -59,8 +69,10 @@ impl Memory {
         let mut bytes = [0; LINE];
         let read = file.read_at(&mut bytes, 0)?;
         let text = String::from_utf8_lossy(bytes.get(..read).unwrap_or_default()).into_owned();
+        let mut policy = None;
         match parse(&text) {
-            Some((target, actual)) => {
+            Some((target, actual, remembered)) => {
+                policy = remembered;
                 device.recall(target, actual);
                 tracing::info!(path = %path.display(), target, actual, "took up where the last process was");
             }
@@ -72,12 +84,13 @@ impl Memory {
         Ok(Self {
             file,
             written: String::new(),
+            policy,
         })
     }
 
     /// Writes what changed.
-    pub fn keep(&mut self, device: &BalloonDevice) {
-        let line = line(device);
+    pub fn keep(&mut self, device: &BalloonDevice, policy: Policy) {
+        let line = line(device, policy);
         if line == self.written {
             return;
         }
@@ -109,11 +122,24 @@ mod tests {
             let first = device();
             let mut memory = Memory::open(&path, &first).expect("a file");
             first.recall(target, actual);
-            memory.keep(&first);
+            memory.keep(&first, Policy::Manual);
             let second = device();
-            Memory::open(&path, &second).expect("a file");
+            let memory = Memory::open(&path, &second).expect("a file");
+            assert_eq!(memory.policy, Some(Policy::Manual));
             assert_eq!((second.target(), second.actual()), (target, actual));
             assert_eq!(std::fs::metadata(&path).expect("a file").len(), LINE as u64);
+        }
+    }
+
+    #[test]
+    fn a_line_without_a_policy_or_with_an_unknown_one_still_has_a_target() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let path = folder.path().join("state");
+        for text in ["paravane-balloon-1 4096 -", "paravane-balloon-1 4096 - x"] {
+            std::fs::write(&path, text).expect("a file");
+            let device = device();
+            let memory = Memory::open(&path, &device).expect("a file");
+            assert_eq!((device.target(), memory.policy), (4096, None), "{text:?}");
         }
     }
 

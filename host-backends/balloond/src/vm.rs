@@ -67,21 +67,20 @@ impl Vm {
     pub fn new(name: String, device: Arc<BalloonDevice>) -> Result<Self, Error> {
         let memory = match &device.spec().state_file {
             None => None,
-            Some(path) => match Memory::open(path, &device) {
-                Ok(memory) => Some(Mutex::new(memory)),
-                Err(error) => {
-                    let message = format!("cannot open the state file {}: {error}", path.display());
-                    return Err(Error::Socket {
-                        device: name,
-                        message,
-                    });
-                }
-            },
+            Some(path) => {
+                let memory = Memory::open(path, &device).map_err(|error| Error::Socket {
+                    device: name.clone(),
+                    message: format!("cannot open the state file {}: {error}", path.display()),
+                })?;
+                Some(memory)
+            }
         };
+        let remembered = memory.as_ref().and_then(|memory| memory.policy);
         let terms = Terms {
-            policy: device.spec().policy,
+            policy: remembered.unwrap_or(device.spec().policy),
             weight: device.spec().weight,
         };
+        let memory = memory.map(Mutex::new);
         Ok(Self {
             name,
             device,
@@ -93,8 +92,9 @@ impl Vm {
     /// Keeps what a next process has to know.
     pub fn keep(&self) {
         if let Some(memory) = &self.memory {
+            let policy = self.terms().policy;
             let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
-            memory.keep(&self.device);
+            memory.keep(&self.device, policy);
         }
     }
 

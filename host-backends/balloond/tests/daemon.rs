@@ -149,15 +149,12 @@ fn after_kill_nine_it_starts_again_on_the_same_paths() {
 
 #[test]
 fn a_daemon_that_was_killed_takes_up_its_targets_again() {
-    let flags = [
-        "--socket-path",
-        "{}/s",
-        "--state-file",
-        "{}/state",
-        "--policy",
-        "manual",
-    ];
+    let flags = ["--socket-path", "{}/s", "--state-file", "{}/state"];
     let mut daemon = Daemon::start(&flags);
+    assert_eq!(
+        daemon.ask("status")["ok"]["devices"][0]["device"]["policy"],
+        "auto"
+    );
     assert_eq!(daemon.ask("set target=512M")["ok"]["target"], 512 << 20);
     daemon.signal(Signal::SIGKILL);
     daemon.end();
@@ -165,6 +162,8 @@ fn a_daemon_that_was_killed_takes_up_its_targets_again() {
     let again = Daemon::start_in(dir, &flags);
     let device = &again.ask("status")["ok"]["devices"][0]["device"];
     assert_eq!(device["target"], 512 << 20, "{device}");
+    // Who sets a target by hand wants it to stay.
+    assert_eq!(device["policy"], "manual", "{device}");
     let (code, message) = refusal(&[
         "--socket-path",
         "/tmp/x",

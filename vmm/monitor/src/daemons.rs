@@ -186,6 +186,13 @@ fn table(device: &Device, home: &Home) -> Option<Value> {
     let path = socket(device, Some(home)).to_string_lossy().into_owned();
     table.insert("name".to_owned(), Value::String(device.name.clone()));
     table.insert("socket-path".to_owned(), Value::String(path));
+    if device.kind == Kind::Balloon {
+        // As long as the VM: a daemon that comes back goes on with the target that it was given, a VM that starts anew
+        // finds an empty folder.
+        let state = home.path.join(format!("{}.state", device.name));
+        let state = Value::String(state.to_string_lossy().into_owned());
+        table.entry("state-file").or_insert(state);
+    }
     Some(Value::Table(table))
 }
 
@@ -367,9 +374,12 @@ mod tests {
             path: folder.path().join("it's \"here\""),
             lock: nix::fcntl::Flock::lock(lock, how).unwrap(),
         };
+        let balloon = devices::resolve(Kind::Balloon, 0, Table::new()).unwrap();
+        let own = devices::table("state-file=/var/lib/web").unwrap();
+        let own = devices::resolve(Kind::Balloon, 0, own).unwrap();
         let more = "log = 'debug'\ncontrol-socket = 'theirs'\n[[switch]]\nname = 'lan'";
         let more: Table = toml::from_str(more).unwrap();
-        let tables = [&disk, &net].map(|device| table(device, &home).unwrap());
+        let tables = [&disk, &net, &balloon, &own].map(|device| table(device, &home).unwrap());
         let text = config_text(more, tables.to_vec(), &home.path.join("c"));
         let read: Table = toml::from_str(&text).unwrap();
         assert_eq!(read["log"].as_str(), Some("debug"));
@@ -382,5 +392,8 @@ mod tests {
         let socket = devices[1]["socket-path"].as_str().unwrap();
         assert_eq!(Path::new(socket), super::socket(&net, Some(&home)));
         assert!(socket.ends_with("lan.sock"));
+        let state = home.path.join("balloon.state");
+        assert_eq!(devices[2]["state-file"].as_str(), state.to_str());
+        assert_eq!(devices[3]["state-file"].as_str(), Some("/var/lib/web"));
     }
 }

@@ -99,7 +99,8 @@ fn scalar(text: &str) -> Value {
 /// Makes the paths in a table of a file in `folder` start there.
 pub(crate) fn anchor(table: &mut Table, folder: &Path) {
     for (key, value) in table {
-        let path = key == "socket" || key == "path" || key.ends_with("-path");
+        let path = ["socket", "path", "capture", "state-file"].contains(&key.as_str())
+            || key.ends_with("-path");
         if path && let Value::String(text) = value {
             *text = folder.join(&*text).to_string_lossy().into_owned();
         }

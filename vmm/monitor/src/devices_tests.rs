@@ -89,10 +89,13 @@ fn what_is_wrong_is_named() {
 
 #[test]
 fn paths_of_a_file_start_at_its_folder() {
-    let mut keys = table("socket=s,path=p,image-path=/abs,link=passt,mac=x").unwrap();
+    let mut keys =
+        table("socket=s,path=p,image-path=/abs,state-file=b,capture=c,link=passt,mac=x").unwrap();
     anchor(&mut keys, Path::new("/vms"));
     assert_eq!(keys["socket"].as_str(), Some("/vms/s"));
     assert_eq!(keys["path"].as_str(), Some("/vms/p"));
     assert_eq!(keys["image-path"].as_str(), Some("/abs"));
+    assert_eq!(keys["state-file"].as_str(), Some("/vms/b"));
+    assert_eq!(keys["capture"].as_str(), Some("/vms/c"));
     assert_eq!(keys["link"].as_str(), Some("passt"));
 }

@@ -51,7 +51,8 @@ A device with a socket has the keys name, queues (disk), queue-size, packed, mtu
 backends that have none of their own, such as DPDK's). Without one, name, queues,
 queue-size and packed are the VMM's and all others the daemon's; paravane-blockd --help and so on list them. The
 daemons' programs are looked for in PARAVANE_BIN_DIR, beside this one, and in PATH. One that dies is started again and
-the guest goes on; all of them end with the VM, however it ends. Their logs come out here (PARAVANE_LOG chooses).
+the guest goes on, its balloon with the target that it had (state-file, by default in the VM's folder); all of them
+end with the VM, however it ends. Their logs come out here (PARAVANE_LOG chooses).
 
 While it runs, the VM has a folder with a control socket in PARAVANE_RUNTIME_DIR, XDG_RUNTIME_DIR/paravane,
 /run/paravane (root) or /tmp/paravane-UID, by which status and ctl find it.

@@ -175,6 +175,9 @@ pub fn brought_along() -> anyhow::Result<()> {
 pub fn killed_daemon() -> anyhow::Result<()> {
     let mut vm = Vm::start(DEVICES)?;
     for round in 1..=3 {
+        let set = format!("target={round}M");
+        let target = vm.say(&["ctl", "web", "set", "balloon", &set])?;
+        ensure!(target.status.success(), "{target:?}");
         for (at, name) in ["balloond", "blockd", "netd"].iter().enumerate() {
             let pid = pids(&vm.status()?).get(at).copied();
             send(
@@ -192,6 +195,9 @@ pub fn killed_daemon() -> anyhow::Result<()> {
                 && devices
                     .clone()
                     .all(|device| device["numbers"]["connected"] == true)
+        })?;
+        vm.wait("the target as before", |status| {
+            status["devices"][3]["numbers"]["target_bytes"] == round << 20
         })?;
         ensure!(vm.process.running(), "{}", vm.log());
     }
