@@ -252,7 +252,7 @@ fn receiving(world: &mut World, bytes: usize) {
     for _ in 0..ROUNDS {
         world.fill(0, bytes);
         let start = cpu_time();
-        while let Received::Frame(_) = world.link.receive(&into).expect("received") {
+        while let Received::Frame(_) = world.link.receive(&into, &mut []).expect("received") {
             frames[1] += 1;
         }
         spent[1] += cpu_time() - start;
@@ -265,7 +265,7 @@ fn receiving(world: &mut World, bytes: usize) {
         spent[0] += cpu_time() - start;
         world.fill(2, bytes);
         let start = cpu_time();
-        while let Received::Frame(_) = world.packet.receive(&into).expect("received") {
+        while let Received::Frame(_) = world.packet.receive(&into, &mut []).expect("received") {
             frames[2] += 1;
         }
         spent[2] += cpu_time() - start;

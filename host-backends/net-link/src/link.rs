@@ -91,7 +91,8 @@ pub enum Sent {
 /// What [`Link::receive`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Received {
-    /// A frame, this many bytes including the header. A frame that did not fit is dropped and not reported.
+    /// A frame, this many bytes including the header. A frame that did not fit is dropped and not
+    /// reported.
     Frame(usize),
     /// None waits.
     Empty,
@@ -126,26 +127,12 @@ pub trait Link: Send {
     /// As [`Link::send`].
     fn flush(&mut self) -> Result<(), Error>;
 
-    /// Takes one frame into the spans, 12-byte header first (`num_buffers` as the caller will set it).
+    /// Takes one frame into the spans, 12-byte header first (`num_buffers` as the caller will set it), and what they have
+    /// no room for into `behind`.
     ///
     /// # Errors
     /// When the link cannot go on at all.
-    fn receive(&mut self, into: &IoVecs) -> Result<Received, Error>;
-
-    /// Takes up to `into.len()` frames, one into each list, and appends their lengths to `lengths`; fewer when no more
-    /// wait. Links that can move many frames with one system call do.
-    ///
-    /// # Errors
-    /// As [`Link::receive`].
-    fn receive_many(&mut self, into: &[IoVecs], lengths: &mut Vec<usize>) -> Result<(), Error> {
-        for spans in into {
-            match self.receive(spans)? {
-                Received::Frame(bytes) => lengths.push(bytes),
-                Received::Empty => break,
-            }
-        }
-        Ok(())
-    }
+    fn receive(&mut self, into: &IoVecs, behind: &mut [u8]) -> Result<Received, Error>;
 
     /// What received frames may leave to the guest: [`Offloads::NONE`] until this is called. What is not in
     /// [`Capabilities::receive_offloads`] is ignored.

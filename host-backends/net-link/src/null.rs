@@ -50,7 +50,7 @@ impl Link for NullLink {
         Ok(())
     }
 
-    fn receive(&mut self, _into: &IoVecs) -> Result<Received, Error> {
+    fn receive(&mut self, _into: &IoVecs, _behind: &mut [u8]) -> Result<Received, Error> {
         Ok(Received::Empty)
     }
 

@@ -57,8 +57,8 @@ impl Link for SourceLink {
         Ok(())
     }
 
-    fn receive(&mut self, into: &IoVecs) -> Result<Received, Error> {
-        let taken = spans::write(into, &[&[0; HEADER_BYTES], &self.frame]);
+    fn receive(&mut self, into: &IoVecs, behind: &mut [u8]) -> Result<Received, Error> {
+        let taken = spans::write(into, behind, &[&[0; HEADER_BYTES], &self.frame]);
         Ok(if taken {
             Received::Frame(HEADER_BYTES + self.frame.len())
         } else {

@@ -5,21 +5,22 @@
 
 use guest_memory::IoVecs;
 
-/// Copies `parts`, one after the other, to the front of `into`; false, with nothing copied, when they do not fit.
-pub(crate) fn write(into: &IoVecs, parts: &[&[u8]]) -> bool {
+/// Copies `parts`, one after the other, to the front of `into`, and what has no room there to `behind`; false, with
+/// nothing copied, when they do not fit.
+pub(crate) fn write(into: &IoVecs, behind: &mut [u8], parts: &[&[u8]]) -> bool {
     let total: usize = parts.iter().map(|part| part.len()).sum();
-    if total > into.total_len() {
+    if total > into.total_len() + behind.len() {
         return false;
     }
     let mut spans = into.as_slice().iter();
     let mut target: *mut u8 = std::ptr::null_mut();
-    let mut room = 0;
+    let (mut room, mut over) = (0, 0);
     for part in parts {
         let mut rest = *part;
         while !rest.is_empty() {
             if room == 0 {
                 let Some(span) = spans.next() else {
-                    return false;
+                    break;
                 };
                 (target, room) = (span.iov_base.cast(), span.iov_len);
                 continue;
@@ -30,6 +31,10 @@ pub(crate) fn write(into: &IoVecs, parts: &[&[u8]]) -> bool {
             target = target.wrapping_add(now.len());
             room -= now.len();
             rest = later;
+        }
+        if let Some(now) = behind.get_mut(over..over + rest.len()) {
+            now.copy_from_slice(rest);
+            over += rest.len();
         }
     }
     true

@@ -1,7 +1,8 @@
 //! Frames from a link straight into a guest's receive queue.
 //!
 //! Rule: the link writes into the guest's buffers, so a frame that is not wanted leaves scraps in buffers that the guest
-//! still lends us, and nothing else; no buffer is used for it.
+//! still lends us, and nothing else; no buffer is used for it. Nobody knows a frame's size before it is read: what the
+//! buffers at hand have no room for lands in ours, and waits there for more of the guest's.
 
 use guest_memory::Cursor;
 use guest_memory::GuestMemory;
@@ -17,6 +18,7 @@ use zerocopy::FromBytes;
 
 use crate::HEAD_BYTES;
 use crate::offload::Tail;
+use crate::path::inlet::Pending;
 use crate::path::receive::Receiving;
 use crate::port::MAX_FRAME;
 
@@ -27,7 +29,7 @@ pub(crate) enum Ended {
     Empty,
     /// As many as were asked for; there may be more.
     Enough,
-    /// The guest has no room for a frame as large as may come.
+    /// The guest has no buffers, or too few for the frame that is being received.
     Starved,
 }
 
@@ -46,47 +48,125 @@ impl Tail for NoTail {
 
 /// Where the link's header and `num_buffers` are; the hash follows.
 const NUM_BUFFERS: usize = 10;
+/// Bytes of a small frame: the standard MTU's, with two VLAN tags.
+const SMALL: usize = 1500 + 14 + 8;
+/// Small frames after which large ones are expected no longer.
+const MEMORY: u32 = 64;
+
+/// What a receiver from a link keeps from frame to frame.
+pub(crate) struct Landing {
+    /// The buffers of one frame.
+    spans: IoVecs,
+    /// What they have no room for.
+    behind: Box<[u8]>,
+    /// For so many small frames large ones are expected: room for them is laid out, which spares a copy.
+    large: u32,
+}
+
+impl Landing {
+    pub fn new() -> Self {
+        Self {
+            spans: IoVecs::with_capacity(64),
+            behind: vec![0; HASH_HEADER_SIZE + MAX_FRAME].into_boxed_slice(),
+            large: 0,
+        }
+    }
+}
 
 impl Receiving<'_> {
-    /// Moves up to `max` frames; returns how many the link gave. With `all` even the last buffers are used, though a
-    /// large frame may be lost for want of more.
+    /// Moves up to `max` frames; returns how many the link gave.
     ///
     /// # Errors
     /// The link cannot go on at all.
     pub fn receive_from(
         &mut self,
         link: &mut dyn Link,
-        spans: &mut IoVecs,
+        landing: &mut Landing,
         max: usize,
-        all: bool,
     ) -> Result<(usize, Ended), net_link::Error> {
         let Some(memory) = self.memory().cloned() else {
             return Ok((0, Ended::Starved));
         };
-        let capacity = self.view().header_size() + self.largest_frame();
+        let header_size = self.view().header_size();
+        let small = header_size + SMALL;
+        let capacity = header_size + self.largest_frame();
+        let plain = header_size == HEADER_SIZE && !self.view().looks() && self.policy().is_none();
         let mut frames = 0;
         while frames < max {
-            let Some((count, room)) = self.gather_room(capacity) else {
-                return Ok((frames, Ended::Starved));
-            };
-            if room < capacity as u64 && room < self.most_room() / 4 && !all {
-                return Ok((frames, Ended::Starved));
-            }
-            spans.clear();
-            if !self.spans(&memory, count, spans) {
-                self.tally().bad_chain.add(1);
-                self.use_chains(count, 0);
+            if let Some(pending) = self.pending() {
+                if !self.finish(&memory, landing, pending) {
+                    return Ok((frames, Ended::Starved));
+                }
                 continue;
             }
-            match link.receive(spans)? {
-                Received::Empty => return Ok((frames, Ended::Empty)),
-                Received::Frame(bytes) => {
-                    frames += 1;
-                    self.accept(&memory, bytes);
+            let wanted = if landing.large == 0 { small } else { capacity };
+            let Landing {
+                spans,
+                behind,
+                large,
+            } = &mut *landing;
+            spans.clear();
+            let single = self.single(&memory, wanted).filter(|_| plain);
+            let laid_out = match single {
+                Some(segment) => memory.iovecs(&[segment], spans).is_ok(),
+                None => false,
+            };
+            if !laid_out {
+                spans.clear();
+                let Some((count, _)) = self.gather_room(wanted) else {
+                    return Ok((frames, Ended::Starved));
+                };
+                if !self.spans(&memory, count, spans) {
+                    self.tally().bad_chain.add(1);
+                    self.use_chains(count, 0);
+                    continue;
                 }
+            }
+            let Received::Frame(bytes) = link.receive(spans, behind)? else {
+                return Ok((frames, Ended::Empty));
+            };
+            frames += 1;
+            *large = if bytes > small {
+                MEMORY
+            } else {
+                large.saturating_sub(1)
+            };
+            let inside = spans.total_len();
+            if let Some(segment) = single
+                && (HEADER_SIZE + ETHERNET_HEADER_SIZE..=segment.len as usize).contains(&bytes)
+            {
+                // Mapped a moment ago, in the same snapshot.
+                let _ = memory.write(segment.addr + NUM_BUFFERS as u64, &1_u16.to_le_bytes());
+                self.use_single(bytes, bytes - HEADER_SIZE);
+            } else if bytes <= inside {
+                self.accept(&memory, bytes);
+            } else {
+                self.set_pending(Some(Pending { bytes, inside }));
             }
         }
         Ok((frames, Ended::Enough))
+    }
+
+    /// Finds room for what lies behind the buffers; `false` if there is none yet.
+    fn finish(&mut self, memory: &GuestMemory, landing: &Landing, pending: Pending) -> bool {
+        let Pending { bytes, inside } = pending;
+        let extra = self.view().header_size().saturating_sub(HEADER_SIZE);
+        let (count, room) = self.gather_room(bytes + extra).unwrap_or_default();
+        let fits = room >= (bytes + extra) as u64;
+        if !fits && self.view().mergeable() {
+            return false;
+        }
+        self.set_pending(None);
+        let rest = landing.behind.get(..bytes - inside).unwrap_or_default();
+        if !fits {
+            self.tally().too_small.add(1);
+        } else if self.patch(memory, count, inside + extra, rest) {
+            self.accept(memory, bytes);
+        } else {
+            self.tally().bad_chain.add(1);
+            self.use_chains(count, 0);
+        }
+        true
     }
 
     /// The largest frame that the link may give.
@@ -199,8 +279,8 @@ impl Receiving<'_> {
         done
     }
 
-    /// Writes `bytes` at `offset` of the next `count` chains.
-    fn patch(&self, memory: &GuestMemory, count: usize, offset: usize, bytes: &[u8]) {
+    /// Writes `bytes` at `offset` of the next `count` chains; `false` if a part of these is no memory, or they end.
+    fn patch(&self, memory: &GuestMemory, count: usize, offset: usize, bytes: &[u8]) -> bool {
         let (mut skip, mut bytes) = (offset, bytes);
         for parts in self.chains(count) {
             let total: usize = parts.iter().map(|part| part.len as usize).sum();
@@ -208,13 +288,16 @@ impl Receiving<'_> {
             skip -= over;
             let mut cursor = Cursor::new(memory, parts);
             cursor.skip(over);
-            // These bytes were mapped a moment ago, in the same snapshot.
-            let written = cursor.write(bytes).unwrap_or(bytes.len());
-            bytes = bytes.get(written..).unwrap_or_default();
+            let (now, later) = bytes.split_at(bytes.len().min(total - over));
+            if cursor.write(now).ok() != Some(now.len()) {
+                return false;
+            }
+            bytes = later;
             if bytes.is_empty() {
-                return;
+                return true;
             }
         }
+        false
     }
 
     /// The writable parts of the next `count` chains.

@@ -45,15 +45,48 @@ pub(crate) struct Slot {
     pub queue: Option<Queue>,
     /// Why the queue cannot be used any more.
     pub failed: Option<device_model::Error>,
+    /// Chains that were taken.
     pub batch: ChainBatch,
+    /// The first of them that is not used. The rest is kept from one call to the next, for the frames that come then.
+    pub next: usize,
+    /// A frame that waits for more buffers.
+    pub pending: Option<Pending>,
     /// The port's state, and what follows from it.
     pub view: View,
     /// Somebody waited for buffers in vain, and none have come since.
     pub starved: bool,
     /// The driver was asked to tell when it adds buffers.
     pub armed: bool,
-    /// Most bytes of buffers that were there at once.
-    pub most_room: u64,
+}
+
+/// A frame from a link of which the first bytes are in the next chains, and the rest behind them, with the link's owner.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pending {
+    /// Bytes of the frame, with the link's header.
+    pub bytes: usize,
+    /// Bytes of it in chains.
+    pub inside: usize,
+}
+
+impl Slot {
+    /// Chains that were taken and not used.
+    pub fn held(&self) -> usize {
+        self.batch.len().saturating_sub(self.next)
+    }
+
+    /// Gives the chains that were not used back to the ring; what waited for more of them is lost.
+    pub fn give_back(&mut self) {
+        self.pending = None;
+        let unused = self.held();
+        if let Some(queue) = &mut self.queue
+            && unused != 0
+            && let Err(error) = queue.give_back(&mut self.batch, unused)
+        {
+            self.failed = Some(error);
+        }
+        self.batch.clear();
+        self.next = 0;
+    }
 }
 
 impl Inlet {
@@ -66,10 +99,11 @@ impl Inlet {
             queue: None,
             failed: None,
             batch: ChainBatch::with_capacity(BURST, 2 * BURST),
+            next: 0,
+            pending: None,
             view: View::new(state.follow()),
             starved: false,
             armed: false,
-            most_room: 0,
         };
         Ok(Self {
             slot: Mutex::new(slot),
@@ -91,24 +125,24 @@ impl Inlet {
         &self.wake
     }
 
-    /// The receive queue, to put up to about `expected` frames into it; published when the result is dropped.
+    /// The receive queue, to put frames into it; published when the result is dropped.
     #[inline]
-    pub fn open(&self, expected: usize) -> Receiving<'_> {
+    pub fn open(&self) -> Receiving<'_> {
         let mut slot = lock(&self.slot);
         slot.view.refresh(&self.state);
-        Receiving::new(
-            slot,
-            &self.tally.receive,
-            &self.policy,
-            &self.alarm,
-            expected,
-        )
+        Receiving::new(slot, &self.tally.receive, &self.policy, &self.alarm)
+    }
+
+    /// Forgets the frame that waits for buffers.
+    pub fn forget_pending(&self) {
+        lock(&self.slot).pending = None;
     }
 
     /// Whether frames could be put into the queue. If not, the driver is asked to tell when it adds buffers, and
     /// [`Self::wake`] follows when it does, or when a queue is there.
     pub fn has_room_or_arms(&self) -> bool {
         let mut slot = lock(&self.slot);
+        let held = slot.held() != 0 && slot.pending.is_none();
         let Slot {
             queue,
             failed,
@@ -118,7 +152,7 @@ impl Inlet {
         let Some(queue) = queue.as_mut().filter(|_| failed.is_none()) else {
             return false;
         };
-        if queue.has_work() {
+        if held || queue.has_work() {
             return true;
         }
         *armed = true;
@@ -142,16 +176,19 @@ impl Shelf for Inlet {
         queue.share();
         let mut slot = lock(&self.slot);
         slot.batch.clear();
+        slot.next = 0;
+        slot.pending = None;
         slot.starved = false;
         slot.armed = false;
-        slot.most_room = 0;
         slot.queue = Some(queue);
         drop(slot);
         self.wake();
     }
 
     fn take(&self) -> Option<Queue> {
-        lock(&self.slot).queue.take()
+        let mut slot = lock(&self.slot);
+        slot.give_back();
+        slot.queue.take()
     }
 
     fn kicked(&self) {

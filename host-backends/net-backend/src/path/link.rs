@@ -23,9 +23,16 @@ use nix::sys::epoll::Epoll;
 use nix::sys::epoll::EpollCreateFlags;
 use nix::sys::epoll::EpollEvent;
 use nix::sys::epoll::EpollFlags;
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::ClockId;
+use nix::sys::timerfd::Expiration;
+use nix::sys::timerfd::TimerFd;
+use nix::sys::timerfd::TimerFlags;
+use nix::sys::timerfd::TimerSetTimeFlags;
 use virtio_spec::net::HEADER_SIZE;
 
 use crate::path::from_link::Ended;
+use crate::path::from_link::Landing;
 use crate::path::header::Rules;
 use crate::path::header::fits;
 use crate::path::inlet::Inlet;
@@ -43,7 +50,7 @@ use crate::published::Follower;
 
 /// Turns per call of `run`, so that a busy pair cannot keep its worker from its other duties.
 const TURNS_PER_RUN: usize = 8;
-/// How long a receive queue may be nearly empty before its last buffers are used, too, at the price of large frames.
+/// How long a frame waits for buffers that the guest may not have at all.
 pub(crate) const STARVATION: Duration = Duration::from_millis(50);
 /// How long a burst waits for room in the link: some scheduling of the process behind it.
 const PATIENCE: Duration = Duration::from_millis(2);
@@ -60,9 +67,8 @@ pub(crate) struct LinkPair {
     burst: Burst,
     outlet: Outlet,
     events: Events,
-    /// Use the last buffers too: the guest had its chance to add some.
-    use_all: bool,
-    /// Since when calls of `run` end for want of buffers.
+    landing: Landing,
+    /// Since when a frame waits for buffers.
     starved: Option<Instant>,
     /// Drained, and not run since.
     resting: bool,
@@ -84,6 +90,8 @@ struct Events {
     epoll: Epoll,
     /// The link is among it.
     link: bool,
+    /// Ends the wait of a frame for buffers.
+    timer: TimerFd,
 }
 
 impl Events {
@@ -94,7 +102,29 @@ impl Events {
         epoll
             .add(inlet.wake_fd().as_fd(), wake)
             .map_err(system("epoll_ctl"))?;
-        Ok(Self { epoll, link: false })
+        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC);
+        let timer = timer.map_err(system("timerfd_create"))?;
+        let end = EpollEvent::new(EpollFlags::EPOLLIN, 2);
+        epoll.add(&timer, end).map_err(system("epoll_ctl"))?;
+        Ok(Self {
+            epoll,
+            link: false,
+            timer,
+        })
+    }
+
+    /// Wakes the worker after `time`, or no more.
+    fn set_timer(&self, time: Option<Duration>) {
+        let done = match time {
+            Some(time) => self.timer.set(
+                Expiration::OneShot(TimeSpec::from_duration(time)),
+                TimerSetTimeFlags::empty(),
+            ),
+            None => self.timer.unset(),
+        };
+        if let Err(errno) = done {
+            tracing::warn!(%errno, "A timer cannot be set");
+        }
     }
 
     fn set_link(&mut self, link: &dyn Link, wanted: bool) {
@@ -149,7 +179,7 @@ impl LinkPair {
             burst: Burst::new(),
             outlet: Outlet::new(link),
             events,
-            use_all: false,
+            landing: Landing::new(),
             starved: None,
             resting: false,
         };
@@ -169,6 +199,7 @@ impl LinkPair {
             link.attach().map_err(link_failed)?;
             link.set_offloads(wanted).map_err(link_failed)
         } else {
+            self.inlet.forget_pending();
             link.detach().map_err(link_failed)
         }
     }
@@ -202,15 +233,16 @@ impl LinkPair {
         if !self.state.link_up {
             return Ok(0);
         }
-        let mut queue = self.inlet.open(1);
-        let spans = &mut self.outlet.spans;
-        let found = queue.receive_from(&mut **link, spans, BURST, self.use_all);
+        let mut queue = self.inlet.open();
+        let found = queue.receive_from(&mut **link, &mut self.landing, BURST);
         let (frames, ended) = found.map_err(link_failed)?;
-        if ended == Ended::Starved {
-            let since = self.starved.get_or_insert_with(Instant::now);
-            self.use_all = since.elapsed() >= STARVATION;
-        } else {
-            (self.starved, self.use_all) = (None, false);
+        if ended != Ended::Starved || queue.pending().is_none() {
+            self.starved = None;
+            return Ok(frames);
+        }
+        if self.starved.get_or_insert_with(Instant::now).elapsed() >= STARVATION {
+            queue.give_up();
+            self.starved = None;
         }
         Ok(frames)
     }
@@ -382,9 +414,15 @@ impl QueueHandler for LinkPair {
         if !asleep {
             self.inlet.wake_fd().drain();
             self.inlet.disarm();
+            if self.starved.is_some() {
+                self.events.set_timer(None);
+            }
             return;
         }
         self.core.policy.flush();
+        if self.starved.is_some() {
+            self.events.set_timer(Some(STARVATION));
+        }
         let wanted = self.state.link_up && self.inlet.has_room_or_arms();
         if let Some(link) = &self.outlet.link {
             self.events.set_link(&**link, wanted);

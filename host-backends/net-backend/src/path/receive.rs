@@ -13,8 +13,10 @@ use guest_memory::GuestMemory;
 use virtio_spec::net::ETHERNET_HEADER_SIZE;
 use virtqueue::Chain;
 use virtqueue::ChainBatch;
+use virtqueue::Segment;
 
 use crate::path::header::fits;
+use crate::path::inlet::Pending;
 use crate::path::inlet::Slot;
 use crate::path::policy::Policy;
 use crate::path::tally::ReceiveTally;
@@ -45,10 +47,6 @@ pub(crate) struct Receiving<'a> {
     /// The policy wants to see frames.
     screens: bool,
     alarm: &'a EventFd,
-    /// First chain of the batch that is not used.
-    next: usize,
-    /// Chains to take at once.
-    expected: usize,
     frames: u64,
     bytes: u64,
 }
@@ -70,7 +68,6 @@ impl<'a> Receiving<'a> {
         tally: &'a ReceiveTally,
         policy: &'a Policy,
         alarm: &'a EventFd,
-        expected: usize,
     ) -> Self {
         let usable = slot.queue.as_ref().filter(|_| slot.failed.is_none());
         let memory = usable.map(|queue| Arc::clone(queue.memory()));
@@ -81,8 +78,6 @@ impl<'a> Receiving<'a> {
             policy,
             screens: policy.screens_received(),
             alarm,
-            next: 0,
-            expected,
             frames: 0,
             bytes: 0,
         }
@@ -94,6 +89,7 @@ impl<'a> Receiving<'a> {
         let Slot {
             queue,
             batch,
+            next,
             view,
             failed,
             ..
@@ -108,10 +104,10 @@ impl<'a> Receiving<'a> {
         if !fits(view.offloads(), &frame.header) {
             return Outcome::Unfit;
         }
-        if self.next == batch.len() {
+        if *next == batch.len() {
             batch.clear();
-            self.next = 0;
-            if !take(queue, failed, batch, self.expected) {
+            *next = 0;
+            if !take(queue, failed, batch) {
                 return Outcome::Starved;
             }
             for at in 0..AHEAD {
@@ -122,10 +118,10 @@ impl<'a> Receiving<'a> {
         if self.screens && !self.policy.admits(frame, self.tally) {
             return Outcome::Done;
         }
-        prefetch(memory, batch, self.next + AHEAD);
+        prefetch(memory, batch, *next + AHEAD);
         let len = view.header_size() + frame.len;
         if frame.rest.is_none()
-            && let Some(chain) = batch.get(self.next)
+            && let Some(chain) = batch.get(*next)
             && let [only] = chain.writable
             && only.len as usize >= len
         {
@@ -136,7 +132,7 @@ impl<'a> Receiving<'a> {
                 self.tally.bad_chain.add(1);
             }
             let used = if written { len as u32 } else { 0 };
-            self.next += 1;
+            *next += 1;
             self.frames += u64::from(written);
             self.bytes += if written { frame.len as u64 } else { 0 };
             if let Err(error) = queue.complete(chain.token, used) {
@@ -163,7 +159,7 @@ impl<'a> Receiving<'a> {
         };
         let view = &self.slot.view;
         let hash = view.hash(frame.head());
-        let chains = self.next..self.next + count;
+        let chains = self.slot.next..self.slot.next + count;
         let buffers = u16::try_from(count).unwrap_or(u16::MAX);
         let rest = frame.rest.take();
         let first = frame.with_header(view.header_size(), buffers, hash);
@@ -187,20 +183,16 @@ impl<'a> Receiving<'a> {
         let (mergeable, least) = (view.mergeable(), view.header_size() + ETHERNET_HEADER_SIZE);
         let (mut count, mut room) = (0, 0_u64);
         loop {
-            let at = self.next + count;
-            let Slot {
-                queue: Some(queue),
-                failed,
-                batch,
-                ..
-            } = &mut *self.slot
-            else {
-                return Room::Starved;
-            };
-            if at == batch.len() && !take(queue, failed, batch, 1) {
-                return Room::Starved;
+            let at = self.slot.next + count;
+            if at == self.slot.batch.len() {
+                if self.fetch() == 0 {
+                    return Room::Starved;
+                }
+                // The same chains again, and more.
+                (count, room) = (0, 0);
+                continue;
             }
-            let Some(chain) = batch.get(at) else {
+            let Some(chain) = self.slot.batch.get(at) else {
                 return Room::Starved;
             };
             let bytes = writable_bytes(&chain);
@@ -223,8 +215,7 @@ impl<'a> Receiving<'a> {
 
     /// Whether a part of the next `count` chains is no memory.
     fn is_bad(&self, memory: &GuestMemory, count: usize) -> bool {
-        (self.next..self.next + count)
-            .filter_map(|at| self.slot.batch.get(at))
+        self.taken(count)
             .flat_map(|chain| chain.writable)
             .any(|part| {
                 memory
@@ -239,13 +230,14 @@ impl<'a> Receiving<'a> {
             queue,
             failed,
             batch,
+            next,
             ..
         } = &mut *self.slot;
         let Some(queue) = queue else {
             return;
         };
         let mut left = len as u64;
-        for at in self.next..self.next + count {
+        for at in *next..*next + count {
             let Some(chain) = batch.get(at) else {
                 break;
             };
@@ -255,7 +247,55 @@ impl<'a> Receiving<'a> {
                 *failed = Some(error);
             }
         }
-        self.next += count;
+        *next += count;
+    }
+
+    /// The next chain's only part, if it has room for `bytes`; the one after it is on its way to the CPU's cache then.
+    #[inline]
+    pub fn single(&self, memory: &GuestMemory, bytes: usize) -> Option<Segment> {
+        let chain = self.slot.batch.get(self.slot.next)?;
+        let [only] = chain.writable else {
+            return None;
+        };
+        prefetch(memory, &self.slot.batch, self.slot.next + 2);
+        (only.len as usize >= bytes).then_some(*only)
+    }
+
+    /// Completes the next chain, a frame of `len` bytes in `total` bytes of it.
+    #[inline]
+    pub fn use_single(&mut self, total: usize, len: usize) {
+        let slot = &mut *self.slot;
+        if let Some(chain) = slot.batch.get(slot.next)
+            && let Some(queue) = &mut slot.queue
+            && let Err(error) = queue.complete(chain.token, total as u32)
+        {
+            slot.failed = Some(error);
+        }
+        slot.next += 1;
+        self.delivered(len);
+    }
+
+    /// Takes more chains, behind those that are held; returns how many.
+    fn fetch(&mut self) -> usize {
+        let slot = &mut *self.slot;
+        if slot.next != 0 {
+            // What is held moves to the front: by way of the ring, which has it at hand.
+            let pending = slot.pending.take();
+            slot.give_back();
+            slot.pending = pending;
+        }
+        let Slot {
+            queue: Some(queue),
+            failed,
+            batch,
+            ..
+        } = slot
+        else {
+            return 0;
+        };
+        let before = batch.len();
+        take(queue, failed, batch);
+        batch.len() - before
     }
 
     /// Whether a sender should wait a moment for buffers; not again after it was in vain.
@@ -293,46 +333,56 @@ impl<'a> Receiving<'a> {
 
     /// The next `count` chains.
     pub fn taken(&self, count: usize) -> impl Iterator<Item = Chain<'_>> {
-        (self.next..self.next + count).filter_map(|at| self.slot.batch.get(at))
+        let next = self.slot.next;
+        (next..next + count).filter_map(move |at| self.slot.batch.get(at))
     }
 
     /// How many of the next chains `len` bytes fill, if they do.
     pub fn chains_for(&self, len: usize) -> Option<usize> {
         let mut room = 0;
-        for at in self.next..self.slot.batch.len() {
-            room += writable_bytes(&self.slot.batch.get(at)?);
+        for (at, chain) in self.taken(self.slot.held()).enumerate() {
+            room += writable_bytes(&chain);
             if room >= len as u64 {
-                return Some(at + 1 - self.next);
+                return Some(at + 1);
             }
         }
         None
     }
 
-    /// Most bytes of buffers that were there at once.
-    pub fn most_room(&self) -> u64 {
-        self.slot.most_room
+    /// The frame that waits for more buffers.
+    pub fn pending(&self) -> Option<Pending> {
+        self.slot.pending
+    }
+
+    /// The frame that waits for more buffers is lost.
+    pub fn give_up(&mut self) {
+        self.slot.pending = None;
+        self.tally.starved.add(1);
+    }
+
+    /// Keeps a frame until there are more buffers, or forgets it.
+    pub fn set_pending(&mut self, pending: Option<Pending>) {
+        self.slot.pending = pending;
     }
 
     /// Chains for a frame of up to `capacity` bytes with its header, as many as there are, and their bytes; one chain
     /// if frames must not be spread. `None` if there are none.
     pub fn gather_room(&mut self, capacity: usize) -> Option<(usize, u64)> {
         let least = (self.view().header_size() + ETHERNET_HEADER_SIZE) as u64;
+        let mergeable = self.view().mergeable();
         let (mut count, mut room) = (0, 0);
-        loop {
-            let slot = &mut *self.slot;
-            let queue = slot.queue.as_mut()?;
-            if self.next != 0 && self.next == slot.batch.len() {
-                slot.batch.clear();
-                self.next = 0;
-            }
-            let at = self.next + count;
-            let more =
-                at < slot.batch.len() || take(queue, &mut slot.failed, &mut slot.batch, BURST);
-            let Some(chain) = slot.batch.get(at).filter(|_| more) else {
-                break;
+        self.slot.queue.as_ref()?;
+        while room < capacity as u64 && (mergeable || count == 0) {
+            let at = self.slot.next + count;
+            let Some(chain) = self.slot.batch.get(at) else {
+                if self.fetch() == 0 {
+                    break;
+                }
+                (count, room) = (0, 0);
+                continue;
             };
             let bytes = writable_bytes(&chain);
-            let useless = if slot.view.mergeable() { 1 } else { least };
+            let useless = if mergeable { 1 } else { least };
             if count == 0 && bytes < useless {
                 self.tally.bad_chain.add(1);
                 self.use_chains(1, 0);
@@ -340,15 +390,12 @@ impl<'a> Receiving<'a> {
             }
             room += bytes;
             count += 1;
-            if room >= capacity as u64 || !slot.view.mergeable() {
-                break;
-            }
         }
-        self.slot.most_room = self.slot.most_room.max(room);
         (count != 0).then_some((count, room))
     }
 
     /// A frame of `len` bytes is in the guest's buffers.
+    #[inline]
     pub fn delivered(&mut self, len: usize) {
         self.frames += 1;
         self.bytes += len as u64;
@@ -360,15 +407,8 @@ impl Drop for Receiving<'_> {
     fn drop(&mut self) {
         let slot = &mut *self.slot;
         if let Some(queue) = &mut slot.queue {
-            let unused = slot.batch.len().saturating_sub(self.next);
-            if unused != 0
-                && let Err(error) = queue.give_back(&mut slot.batch, unused)
-            {
-                slot.failed = Some(error);
-            }
             queue.publish();
         }
-        slot.batch.clear();
         if self.frames != 0 {
             slot.starved = false;
             self.tally.frames.add(self.frames);
@@ -387,12 +427,11 @@ fn take(
     queue: &mut Queue,
     failed: &mut Option<device_model::Error>,
     batch: &mut ChainBatch,
-    count: usize,
 ) -> bool {
     if failed.is_some() {
         return false;
     }
-    match queue.take(batch, count.clamp(1, BURST)) {
+    match queue.take(batch, BURST) {
         Ok(taken) => taken != 0,
         Err(error) => {
             *failed = Some(error);
@@ -407,7 +446,7 @@ fn prefetch(memory: &GuestMemory, batch: &ChainBatch, at: usize) {
         && let Some(segment) = chain.writable.first()
         && let Some(span) = memory.host_slice(segment.addr, 1)
     {
-        span.prefetch();
+        span.prefetch_to_write();
     }
 }
 

@@ -255,7 +255,7 @@ fn hand_over(
     let mut position = 0;
     let mut deadline = None;
     while position < count {
-        let mut queue = inlet.open(count - position);
+        let mut queue = inlet.open();
         let before = position;
         while let Some(frame) = burst.frames.get(position) {
             if picks(frame, burst.head(position))

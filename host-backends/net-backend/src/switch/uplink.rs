@@ -182,7 +182,7 @@ impl Inward {
             if self.memory.iovecs(&[segment], &mut self.spans).is_err() {
                 break;
             }
-            match link.receive(&self.spans)? {
+            match link.receive(&self.spans, &mut [])? {
                 Received::Empty => break,
                 Received::Frame(bytes) => {
                     segment.len = u32::try_from(bytes).unwrap_or(0);

@@ -203,7 +203,7 @@ impl Link for PacketLink {
         Ok(())
     }
 
-    fn receive(&mut self, into: &IoVecs) -> Result<Received, Error> {
+    fn receive(&mut self, into: &IoVecs, behind: &mut [u8]) -> Result<Received, Error> {
         while !self.lost {
             let mut header = [0; VNET_HEADER];
             match sys::receive(self.socket.as_fd(), &mut header, &mut self.frame) {
@@ -216,7 +216,7 @@ impl Link for PacketLink {
                     };
                     shift(&mut header, tag.len());
                     let parts = [&header[..], &[0, 0], addresses, tag, rest];
-                    if spans::write(into, &parts) {
+                    if spans::write(into, behind, &parts) {
                         return Ok(Received::Frame(HEADER_BYTES + tag.len() + packet.len));
                     }
                 }

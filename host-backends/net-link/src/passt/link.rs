@@ -214,14 +214,14 @@ impl Link for PasstLink {
         Ok(())
     }
 
-    fn receive(&mut self, into: &IoVecs) -> Result<Received, Error> {
+    fn receive(&mut self, into: &IoVecs, behind: &mut [u8]) -> Result<Received, Error> {
         self.try_again();
         loop {
             match self.inlet.next() {
                 Next::Frame(frame) => {
                     let length = frame.len();
                     let bytes = self.inlet.bytes(frame.clone());
-                    let fits = spans::write(into, &[&[0; HEADER_BYTES], bytes]);
+                    let fits = spans::write(into, behind, &[&[0; HEADER_BYTES], bytes]);
                     self.inlet.take(frame);
                     if fits {
                         self.show_more(matches!(self.inlet.next(), Next::Frame(_)));

@@ -168,6 +168,12 @@ impl Link for TapLink {
         if self.state != State::Attached || !fits {
             return Ok(Sent::Dropped);
         }
+        if rest.is_empty() {
+            return Ok(match sys::write(self.file.as_fd(), head) {
+                Ok(_) => Sent::Sent,
+                Err(errno) => self.not_sent(errno),
+            });
+        }
         let head = libc::iovec {
             iov_base: head.as_ptr().cast_mut().cast(),
             iov_len: head.len(),
@@ -189,29 +195,29 @@ impl Link for TapLink {
         Ok(())
     }
 
-    fn receive(&mut self, into: &IoVecs) -> Result<Received, Error> {
+    fn receive(&mut self, into: &IoVecs, behind: &mut [u8]) -> Result<Received, Error> {
         let spans = into.as_slice();
-        let spans = spans.get(..sys::IOV_MAX - 1).unwrap_or(spans);
-        let room: usize = spans.iter().map(|span| span.iov_len).sum();
+        let spans = spans.get(..sys::IOV_MAX - 2).unwrap_or(spans);
+        let room = spans.iter().map(|span| span.iov_len).sum::<usize>() + behind.len();
+        // One byte more than the caller has shows frames that do not fit: the kernel cuts them silently.
+        let mut beyond = [0_u8];
+        let beyond = beyond.get_mut(usize::from(room >= HEADER_BYTES + MAX_FRAME)..);
+        self.spans.0.clear();
+        self.spans.0.extend_from_slice(spans);
+        for more in [behind, beyond.unwrap_or_default()] {
+            if !more.is_empty() {
+                self.spans.0.push(libc::iovec {
+                    iov_base: more.as_mut_ptr().cast(),
+                    iov_len: more.len(),
+                });
+            }
+        }
         loop {
             if self.state != State::Attached {
                 return Ok(Received::Empty);
             }
-            // One byte more than the caller has shows frames that do not fit: the kernel cuts them silently.
-            let mut beyond = 0u8;
-            let buffers = if room < HEADER_BYTES + MAX_FRAME {
-                self.spans.0.clear();
-                self.spans.0.extend_from_slice(spans);
-                self.spans.0.push(libc::iovec {
-                    iov_base: (&raw mut beyond).cast(),
-                    iov_len: 1,
-                });
-                self.spans.0.as_slice()
-            } else {
-                spans
-            };
-            // SAFETY: the spans are guest memory that the caller holds, and a byte of this frame.
-            match unsafe { sys::readv(self.file.as_fd(), buffers) } {
+            // SAFETY: the spans are guest memory that the caller holds, what he lends, and a byte of this call.
+            match unsafe { sys::readv(self.file.as_fd(), &self.spans.0) } {
                 Ok(bytes) if bytes <= room => return Ok(Received::Frame(bytes)),
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Ok(Received::Empty),

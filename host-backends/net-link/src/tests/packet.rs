@@ -50,7 +50,7 @@ fn readable(link: &dyn Link, timeout_ms: u16) -> bool {
 
 fn receive(link: &mut dyn Link, memory: &GuestMemory) -> Option<Vec<u8>> {
     let into = frames::spans(memory, &[(0x1000, 5), (0x30000, 0x18000)]);
-    let Received::Frame(bytes) = link.receive(&into).unwrap() else {
+    let Received::Frame(bytes) = link.receive(&into, &mut []).unwrap() else {
         return None;
     };
     let mut frame = vec![0; bytes];

@@ -45,7 +45,7 @@ fn readable(link: &dyn Link, timeout_ms: u16) -> bool {
 
 fn receive(link: &mut dyn Link, memory: &GuestMemory, len: u32) -> Option<Vec<u8>> {
     let into = frames::spans(memory, &[(0x1000, 17), (0x30001, len - 17)]);
-    let Received::Frame(bytes) = link.receive(&into).unwrap() else {
+    let Received::Frame(bytes) = link.receive(&into, &mut []).unwrap() else {
         return None;
     };
     let mut frame = vec![0; bytes];

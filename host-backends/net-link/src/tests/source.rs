@@ -37,7 +37,7 @@ fn source_fills_spans_however_they_are_cut() {
             .collect();
         memory.iovecs(&pieces, &mut spans).unwrap();
         assert_eq!(
-            link.receive(&spans).unwrap(),
+            link.receive(&spans, &mut []).unwrap(),
             Received::Frame(HEADER_BYTES + 100)
         );
         let mut got = Vec::new();
@@ -55,5 +55,5 @@ fn source_fills_spans_however_they_are_cut() {
     let short = [Segment { addr: 0, len: 111 }];
     let mut spans = IoVecs::new();
     memory.iovecs(&short, &mut spans).unwrap();
-    assert_eq!(link.receive(&spans).unwrap(), Received::Empty);
+    assert_eq!(link.receive(&spans, &mut []).unwrap(), Received::Empty);
 }

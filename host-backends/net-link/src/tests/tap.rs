@@ -63,7 +63,7 @@ fn readable(link: &dyn Link, timeout_ms: u16) -> bool {
 /// What arrives in a buffer at `addr`, if anything does.
 fn receive(link: &mut dyn Link, memory: &GuestMemory, len: u32) -> Option<Vec<u8>> {
     let into = frames::spans(memory, &[(0x1000, 7), (0x3001, len - 7)]);
-    match link.receive(&into).unwrap() {
+    match link.receive(&into, &mut []).unwrap() {
         Received::Empty => None,
         Received::Frame(bytes) => {
             let mut frame = vec![0; bytes];

@@ -89,7 +89,7 @@ impl Kernel {
     }
 
     fn take(&mut self) -> Option<Vec<u8>> {
-        let Received::Frame(bytes) = self.leave.receive(&self.buffer).unwrap() else {
+        let Received::Frame(bytes) = self.leave.receive(&self.buffer, &mut []).unwrap() else {
             return None;
         };
         let mut frame = vec![0; bytes];

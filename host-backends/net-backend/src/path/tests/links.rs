@@ -24,6 +24,9 @@ use crate::path::tests::rig::frame;
 use crate::published::lock;
 use crate::switch::Switch;
 
+/// A frame that fills two buffers of 1526 bytes, so that no scraps of a lost one show behind it.
+const FILLS_TWO: usize = 2 * 1526 - 12;
+
 struct Rig {
     guest: Guest,
     wire: Arc<Mutex<Wire>>,
@@ -49,6 +52,20 @@ impl Rig {
 
     fn sent(&self) -> Vec<Vec<u8>> {
         std::mem::take(&mut lock(&self.wire).sent)
+    }
+
+    /// Posts one buffer of each length.
+    fn post_each(&mut self, lengths: &[usize]) {
+        for len in lengths {
+            self.guest.post(&[*len]);
+        }
+    }
+
+    /// Waits until the worker would wake.
+    fn awaken(&self) {
+        let fd = self.guest.handler.completion_fd().expect("a descriptor");
+        let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::from(10_000_u16)).expect("a poll");
     }
 
     /// Whether the worker would wake.
@@ -79,15 +96,6 @@ fn frames_go_both_ways_through_one_worker() {
     }
 }
 
-/// A guest that adds no buffers for so long has no more.
-fn run_until_buffers_count_as_the_last(rig: &mut Rig) {
-    let until = std::time::Instant::now() + 3 * STARVATION;
-    while std::time::Instant::now() < until {
-        rig.guest.run();
-        std::thread::sleep(STARVATION / 20);
-    }
-}
-
 #[test]
 fn large_frames_from_a_link_are_spread_and_small_ones_follow() {
     let mut rig = rig(MERGEABLE | OFFLOADS, Offloads::ALL);
@@ -98,7 +106,7 @@ fn large_frames_from_a_link_are_spread_and_small_ones_follow() {
     for len in [65_000, 60, 1515, 60] {
         rig.arrive(&frame(9, 1, len));
     }
-    run_until_buffers_count_as_the_last(&mut rig);
+    rig.guest.run();
     let got = rig.guest.got();
     let buffers: Vec<u16> = got.iter().map(|got| got.header.num_buffers.get()).collect();
     assert_eq!(buffers, [43, 1, 2, 1]);
@@ -129,19 +137,85 @@ fn row_25_a_link_whose_guest_starves_waits_asleep_until_buffers_come() {
     assert!(rig.is_awake());
     rig.guest.handler.sleeping(false);
     rig.guest.run();
-    // The last buffers wait for more, but not for ever.
-    rig.guest.handler.sleeping(true);
-    assert!(rig.is_awake());
-    rig.guest.handler.sleeping(false);
-    run_until_buffers_count_as_the_last(&mut rig);
     assert_eq!(rig.guest.got().len(), 40);
     for _ in 0..60 {
         rig.guest.post(&[256]);
     }
-    run_until_buffers_count_as_the_last(&mut rig);
+    rig.guest.run();
     let got = rig.guest.got();
     assert_eq!(got.len(), 60, "none was lost");
     assert_eq!(got[59].frame, frame(9, 1, 159));
+}
+
+#[test]
+fn a_frame_that_is_larger_than_the_buffers_waits_asleep_for_the_rest_of_them() {
+    for features in [
+        MERGEABLE | OFFLOADS,
+        MERGEABLE | OFFLOADS | net::HASH_REPORT,
+    ] {
+        let mut rig = rig(features, Offloads::ALL);
+        for len in [60, 5000, 61] {
+            rig.arrive(&frame(9, 1, len));
+        }
+        rig.post_each(&[1526, 1526, 1526]);
+        rig.guest.run();
+        rig.guest.handler.sleeping(true);
+        rig.guest.handler.sleeping(false);
+        rig.guest.handler.sleeping(true);
+        assert!(!rig.is_awake(), "too few buffers keep nobody awake");
+        assert_eq!(rig.guest.got().len(), 1);
+        rig.post_each(&[1526, 1526, 1526]);
+        rig.guest.shelf.kicked();
+        assert!(rig.is_awake());
+        rig.guest.handler.sleeping(false);
+        rig.guest.run();
+        let got = rig.guest.got();
+        assert_eq!(got.len(), 2);
+        assert_eq!(got[0].frame, frame(9, 1, 5000));
+        assert_eq!(got[0].header.num_buffers.get(), 4);
+        assert_eq!(got[1].frame, frame(9, 1, 61));
+        assert_eq!(lock(&rig.wire).lost, 0);
+    }
+}
+
+#[test]
+fn a_frame_that_never_gets_its_buffers_is_given_up_and_the_next_goes_on() {
+    let mut rig = rig(MERGEABLE | OFFLOADS, Offloads::ALL);
+    rig.arrive(&frame(9, 1, 5000));
+    rig.arrive(&frame(9, 1, FILLS_TWO));
+    rig.post_each(&[1526, 1526]);
+    rig.guest.run();
+    let start = std::time::Instant::now();
+    while rig.guest.totals().receive_starved_total == 0 {
+        assert!(start.elapsed() < std::time::Duration::from_secs(10));
+        rig.guest.handler.sleeping(true);
+        rig.awaken();
+        rig.guest.handler.sleeping(false);
+        rig.guest.run();
+    }
+    assert!(start.elapsed() >= STARVATION);
+    rig.guest.run();
+    let got = rig.guest.got();
+    assert_eq!(got.len(), 1);
+    assert!(got[0].frame == frame(9, 1, FILLS_TWO));
+}
+
+#[test]
+fn a_queue_that_is_taken_from_its_shelf_holds_no_buffers_back() {
+    let mut rig = rig(MERGEABLE | OFFLOADS, Offloads::ALL);
+    rig.arrive(&frame(9, 1, 60));
+    rig.arrive(&frame(9, 1, 5000));
+    rig.post_each(&[1526, 1526, 1526]);
+    rig.guest.run();
+    let queue = rig.guest.shelf.take().expect("the queue");
+    assert_eq!(queue.in_flight(), 0, "all that was not used is given back");
+    rig.guest.shelf.put(queue);
+    rig.arrive(&frame(9, 1, FILLS_TWO));
+    rig.guest.run();
+    let got = rig.guest.got();
+    let lengths: Vec<usize> = got.iter().map(|got| got.frame.len()).collect();
+    assert_eq!(lengths, [60, FILLS_TWO]);
+    assert!(got[1].frame == frame(9, 1, FILLS_TWO));
 }
 
 #[test]

@@ -444,21 +444,28 @@ impl Link for FakeLink {
         Ok(())
     }
 
-    fn receive(&mut self, into: &IoVecs) -> Result<net_link::Received, net_link::Error> {
+    fn receive(
+        &mut self,
+        into: &IoVecs,
+        behind: &mut [u8],
+    ) -> Result<net_link::Received, net_link::Error> {
         let mut wire = lock(&self.wire);
         while let Some(frame) = wire.waiting.pop_front() {
-            if frame.len() > into.total_len() {
+            let inside = frame.len().min(into.total_len());
+            let (inside, rest) = frame.split_at(inside);
+            let Some(target) = behind.get_mut(..rest.len()) else {
                 wire.lost += 1;
                 continue;
-            }
-            let mut left = frame.len();
+            };
+            target.copy_from_slice(rest);
+            let mut left = inside.len();
             let mut spans = remote(into);
             for span in &mut spans {
                 span.len = span.len.min(left);
                 left -= span.len;
             }
-            let written = process_vm_writev(Pid::this(), &[IoSlice::new(&frame)], &spans);
-            assert_eq!(written, Ok(frame.len()));
+            let written = process_vm_writev(Pid::this(), &[IoSlice::new(inside)], &spans);
+            assert_eq!(written, Ok(inside.len()));
             return Ok(net_link::Received::Frame(frame.len()));
         }
         self.ready.drain();
