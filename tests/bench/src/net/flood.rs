@@ -4,51 +4,49 @@
 use std::os::fd::AsRawFd;
 use std::os::fd::FromRawFd;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
 
 use anyhow::Context;
 use anyhow::Result;
 use anyhow::ensure;
 
 use super::stage;
-use crate::cpu;
 
 /// Frames per system call.
 const BATCH: usize = 32;
 
-/// A running flood; it ends when dropped.
+/// Frames for the guest.
 pub struct Flood {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    socket: OwnedFd,
+    frame: Vec<u8>,
 }
 
 impl Flood {
-    /// Floods the TAP with frames of `bytes` bytes for the guest.
-    pub fn start(host_mac: [u8; 6], bytes: usize) -> Result<Self> {
-        let socket = open()?;
+    /// Of frames of `bytes` bytes.
+    pub fn new(host_mac: [u8; 6], bytes: usize) -> Result<Self> {
         let mut frame = vec![0; bytes];
         frame[..6].copy_from_slice(&stage::GUEST_MAC);
         frame[6..12].copy_from_slice(&host_mac);
         frame[12..14].copy_from_slice(&[0x88, 0xb5]);
-        let stop = Arc::new(AtomicBool::new(false));
-        let theirs = stop.clone();
-        let thread = std::thread::spawn(move || run(&socket, &mut frame, &theirs));
         Ok(Self {
-            stop,
-            thread: Some(thread),
+            socket: open()?,
+            frame,
         })
     }
-}
 
-impl Drop for Flood {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+    /// Sends a batch into the TAP.
+    pub fn step(&mut self) {
+        let mut part = libc::iovec {
+            iov_base: self.frame.as_mut_ptr().cast(),
+            iov_len: self.frame.len(),
+        };
+        // SAFETY: all zero is a valid message header.
+        let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
+        message.msg_hdr.msg_iov = &raw mut part;
+        message.msg_hdr.msg_iovlen = 1;
+        let mut messages = [message; BATCH];
+        let socket = self.socket.as_raw_fd();
+        // SAFETY: the messages point to a frame that outlives the call.
+        unsafe { libc::sendmmsg(socket, messages.as_mut_ptr(), BATCH as u32, 0) };
     }
 }
 
@@ -79,22 +77,4 @@ fn open() -> Result<OwnedFd> {
         )
     };
     Ok(socket)
-}
-
-fn run(socket: &OwnedFd, frame: &mut [u8], stop: &AtomicBool) {
-    let mut part = libc::iovec {
-        iov_base: frame.as_mut_ptr().cast(),
-        iov_len: frame.len(),
-    };
-    // SAFETY: all zero is a valid message header.
-    let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
-    message.msg_hdr.msg_iov = &raw mut part;
-    message.msg_hdr.msg_iovlen = 1;
-    let mut messages = [message; BATCH];
-    // It inherited the client's CPU.
-    let _ = cpu::unpin();
-    while !stop.load(Ordering::Relaxed) {
-        // SAFETY: the messages point to a frame that outlives the call.
-        unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), BATCH as u32, 0) };
-    }
 }

@@ -2,26 +2,21 @@
 //!
 //! One rule: a load counts what arrived, not what was tried.
 
-use std::io::Read;
-use std::io::Write;
-use std::net::TcpListener;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
-use anyhow::Context;
 use anyhow::Result;
 use serde::Serialize;
 
 use super::flood::Flood;
+use super::host::Host;
+use super::host::Stream;
+use super::host::Work;
 use super::packet;
 use super::port::HEADER;
 use super::port::Port;
 use super::stage;
 use super::tcp::Connection;
-use crate::cpu;
 
 /// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -100,18 +95,20 @@ fn out(port: &mut dyn Port, mac: [u8; 6], bytes: usize, time: Duration) -> Resul
 }
 
 fn flood_in(port: &mut dyn Port, mac: [u8; 6], bytes: usize, time: Duration) -> Result<f64> {
-    let flood = Flood::start(mac, bytes)?;
+    let mut host = Host::new(Work::Flood(Flood::new(mac, bytes)?), port.is_served());
     let start = Instant::now();
     let mut received = 0_u64;
     while start.elapsed() < time {
         for _ in 0..64 {
-            if let Some(frame) = port.receive()? {
-                received += u64::from(frame.len == bytes);
-            }
+            let Some(frame) = port.receive()? else {
+                host.turn();
+                break;
+            };
+            received += u64::from(frame.len == bytes);
         }
     }
     let rate = received as f64 / start.elapsed().as_secs_f64();
-    drop(flood);
+    drop(host);
     while port.receive()?.is_some() {}
     Ok(rate)
 }
@@ -144,34 +141,13 @@ fn echo(port: &mut dyn Port, mac: [u8; 6], time: Duration) -> Result<f64> {
 }
 
 fn tcp(port: &mut dyn Port, mac: [u8; 6], out: bool, time: Duration) -> Result<f64> {
-    let listener = TcpListener::bind("10.77.0.1:0").context("listening on the TAP's address")?;
-    let target = listener.local_addr()?.port();
-    let stop = Arc::new(AtomicBool::new(false));
-    let theirs = stop.clone();
-    let host = std::thread::spawn(move || -> std::io::Result<()> {
-        // It inherited the client's CPU.
-        let _ = cpu::unpin();
-        let (mut stream, _) = listener.accept()?;
-        let mut buffer = vec![0; 256 << 10];
-        while !theirs.load(Ordering::Relaxed) {
-            // The end comes as a reset.
-            let more = if out {
-                stream.read(&mut buffer)
-            } else {
-                stream.write(&buffer)
-            };
-            match more {
-                Ok(0) | Err(_) => break,
-                Ok(_) => {}
-            }
-        }
-        Ok(())
-    });
+    let (stream, target) = Stream::listen(out)?;
+    let mut host = Host::new(Work::Stream(Box::new(stream)), port.is_served());
     let mut connection = Connection::open(&mut *port, mac, 40_000, target)?;
     let transfer = if out {
-        connection.send_for(time)?
+        connection.send_for(time, &mut host)?
     } else {
-        connection.receive_for(time)?
+        connection.receive_for(time, &mut host)?
     };
     if transfer.repeats != 0 {
         println!(
@@ -179,8 +155,7 @@ fn tcp(port: &mut dyn Port, mac: [u8; 6], out: bool, time: Duration) -> Result<f
             transfer.repeats
         );
     }
-    stop.store(true, Ordering::Relaxed);
+    drop(host);
     while port.receive()?.is_some() {}
-    let _ = host.join();
     Ok(transfer.bytes as f64 * 8.0 / transfer.seconds)
 }

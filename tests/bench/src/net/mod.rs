@@ -3,6 +3,7 @@
 //! One rule: a cell's server is started for it, on a CPU of its own, and the client is the same for all servers.
 
 mod flood;
+mod host;
 mod load;
 mod packet;
 mod port;
@@ -31,6 +32,9 @@ pub struct NetArgs {
     /// Only the part between ports, or only the TAP.
     #[arg(long, value_enum)]
     only: Option<Part>,
+    /// Only cells whose name contains these words.
+    #[arg(long, value_name = "WORDS", default_value = "")]
+    cell: Choice,
     /// Also write all cells to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -42,6 +46,24 @@ enum Part {
     Ports,
     /// A client on our daemon on a TAP, against the same client on the TAP itself.
     Tap,
+}
+
+/// Which cells are measured.
+#[derive(Clone, Debug)]
+struct Choice(String);
+
+impl Choice {
+    fn wants(&self, name: &str) -> bool {
+        name.contains(&self.0)
+    }
+}
+
+impl std::str::FromStr for Choice {
+    type Err = std::convert::Infallible;
+
+    fn from_str(words: &str) -> Result<Self, Self::Err> {
+        Ok(Self(words.to_owned()))
+    }
 }
 
 /// One figure and its measure.
@@ -105,10 +127,10 @@ pub fn run(args: &NetArgs) -> Result<()> {
         cells.push(cell);
     };
     if args.only != Some(Part::Tap) {
-        ports::run(&args.daemon, time, &mut take)?;
+        ports::run(&args.daemon, time, &args.cell, &mut take)?;
     }
     if args.only != Some(Part::Ports) {
-        tap::run(&args.daemon, time, &mut take)?;
+        tap::run(&args.daemon, time, &args.cell, &mut take)?;
     }
     if let Some(path) = &args.json {
         std::fs::write(path, serde_json::to_string_pretty(&cells)?)?;

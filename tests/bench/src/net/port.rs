@@ -54,6 +54,8 @@ pub trait Port {
     fn receive(&mut self) -> Result<Option<Received>>;
     /// Frames that left.
     fn sent(&self) -> u64;
+    /// Whether a daemon is between it and the TAP.
+    fn is_served(&self) -> bool;
 }
 
 /// Through a vhost-user daemon.
@@ -201,6 +203,10 @@ impl Port for Daemon {
     fn sent(&self) -> u64 {
         self.sent
     }
+
+    fn is_served(&self) -> bool {
+        true
+    }
 }
 
 /// Straight on a TAP: what the host itself reaches.
@@ -257,5 +263,9 @@ impl Port for Tap {
 
     fn sent(&self) -> u64 {
         self.sent
+    }
+
+    fn is_served(&self) -> bool {
+        false
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::Cell;
+use super::Choice;
 use super::server::Card;
 use super::server::Daemon;
 use super::testpmd::Testpmd;
@@ -60,7 +61,12 @@ impl Job {
 type Figure = (f64, f64);
 
 /// Measures all cells; says so and leaves the part out without testpmd.
-pub fn run(program: &Path, time: Duration, take: &mut dyn FnMut(Cell)) -> Result<()> {
+pub fn run(
+    program: &Path,
+    time: Duration,
+    cells: &Choice,
+    take: &mut dyn FnMut(Cell),
+) -> Result<()> {
     if !Testpmd::exists() {
         println!(
             "left out: the cells between ports: dpdk-testpmd is missing (Debian package dpdk-dev)"
@@ -81,6 +87,9 @@ pub fn run(program: &Path, time: Duration, take: &mut dyn FnMut(Cell)) -> Result
     for (way, bytes) in ways {
         for packed in [false, true] {
             let job = Job { way, bytes, packed };
+            if !cells.wants(&job.name()) {
+                continue;
+            }
             let ours = paravane(program, job, time, folder.path())?;
             let theirs = dpdk(job, time, folder.path())?;
             take(Cell {

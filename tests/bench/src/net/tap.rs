@@ -1,4 +1,7 @@
 //! The cells on a TAP: the same client through our daemon, and on the TAP itself.
+//!
+//! One rule: whoever reads the TAP has one CPU to itself (our daemon, or the client that is on the TAP itself), and the
+//! host's side of the load runs on the other.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,6 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::Cell;
+use super::Choice;
 use super::load::Load;
 use super::port;
 use super::server::Card;
@@ -14,7 +18,12 @@ use super::stage;
 use crate::cpu;
 
 /// Runs all loads; says so and leaves the part out where a network namespace cannot be had.
-pub fn run(program: &Path, time: Duration, take: &mut dyn FnMut(Cell)) -> Result<()> {
+pub fn run(
+    program: &Path,
+    time: Duration,
+    cells: &Choice,
+    take: &mut dyn FnMut(Cell),
+) -> Result<()> {
     if let Err(error) = stage::enter() {
         println!("left out: the cells on a TAP: {error:#}");
         return Ok(());
@@ -22,9 +31,12 @@ pub fn run(program: &Path, time: Duration, take: &mut dyn FnMut(Cell)) -> Result
     let (client, server) = cpu::pair();
     let folder = tempfile::tempdir()?;
     for load in Load::ALL {
+        if !cells.wants(&name(load)) {
+            continue;
+        }
         let native = {
             let mut tap = port::Tap::new(stage::attach()?);
-            pinned(client, || load.run(&mut tap, time))?
+            pinned(server, || load.run(&mut tap, time))?
         };
         for packed in [false, true] {
             let socket = folder.path().join("tap.sock");
@@ -39,7 +51,7 @@ pub fn run(program: &Path, time: Duration, take: &mut dyn FnMut(Cell)) -> Result
             let used = cpu::time(daemon.pid())? - before;
             let frames = matches!(load, Load::Out(_) | Load::In(_));
             take(Cell {
-                name: format!("TAP {}", load.name()),
+                name: name(load),
                 unit: load.unit(),
                 packed,
                 paravane: figure,
@@ -56,7 +68,11 @@ pub fn run(program: &Path, time: Duration, take: &mut dyn FnMut(Cell)) -> Result
     Ok(())
 }
 
-/// Runs `load` on a thread pinned to `cpu`; the host's side of it runs where the scheduler likes.
+fn name(load: Load) -> String {
+    format!("TAP {}", load.name())
+}
+
+/// Runs `load` on a thread pinned to `cpu`.
 fn pinned(cpu: usize, load: impl FnOnce() -> Result<f64>) -> Result<f64> {
     cpu::pin(Some(cpu))?;
     let figure = load();

@@ -11,6 +11,7 @@ use anyhow::Result;
 use anyhow::bail;
 use anyhow::ensure;
 
+use super::host::Host;
 use super::packet;
 use super::packet::Segment;
 use super::packet::flag;
@@ -21,8 +22,8 @@ use super::port::Received;
 const MSS: u16 = 1460;
 /// Payload of one large segment: as many whole ones as an IP packet holds.
 const LARGE: u32 = 44 * MSS as u32;
-/// Shift of the windows that this end announces.
-const SHIFT: u8 = 8;
+/// Shift of the windows that this end announces: 4 MiB, as a guest's kernel does.
+const SHIFT: u8 = 6;
 /// Without progress for so long, what is not acknowledged is sent again.
 const RETRANSMIT: Duration = Duration::from_millis(100);
 /// How long a connection may take.
@@ -157,16 +158,19 @@ impl<'a> Connection<'a> {
     }
 
     /// Sends as fast as it goes for `time`.
-    pub fn send_for(&mut self, time: Duration) -> Result<Transfer> {
+    pub fn send_for(&mut self, time: Duration, host: &mut Host) -> Result<Transfer> {
         let start = Instant::now();
         let first = u64::from(self.unacknowledged);
         let mut acknowledged = 0_u64;
         let mut last = first as u32;
         self.progress = start;
         while start.elapsed() < time {
-            self.fill_window()?;
+            let sent = self.fill_window()?;
             self.port.flush()?;
-            self.take_acknowledgements()?;
+            let heard = self.take_acknowledgements()?;
+            if !sent && !heard {
+                host.turn();
+            }
             acknowledged += u64::from(self.unacknowledged.wrapping_sub(last));
             last = self.unacknowledged;
         }
@@ -180,7 +184,9 @@ impl<'a> Connection<'a> {
         })
     }
 
-    fn fill_window(&mut self) -> Result<()> {
+    /// Whether anything was sent.
+    fn fill_window(&mut self) -> Result<bool> {
+        let before = self.own.sequence;
         for _ in 0..16 {
             let room = self
                 .window_end
@@ -194,10 +200,11 @@ impl<'a> Connection<'a> {
             }
             self.own.sequence = self.own.sequence.wrapping_add(LARGE);
         }
-        Ok(())
+        Ok(self.own.sequence != before)
     }
 
-    fn take_acknowledgements(&mut self) -> Result<()> {
+    /// Whether anything came.
+    fn take_acknowledgements(&mut self) -> Result<bool> {
         let mut none = true;
         while let Some(frame) = self.port.receive()? {
             none = false;
@@ -230,11 +237,11 @@ impl<'a> Connection<'a> {
             self.duplicates = 0;
             self.progress = Instant::now();
         }
-        Ok(())
+        Ok(!none)
     }
 
     /// Receives for `time`.
-    pub fn receive_for(&mut self, time: Duration) -> Result<Transfer> {
+    pub fn receive_for(&mut self, time: Duration, host: &mut Host) -> Result<Transfer> {
         let start = Instant::now();
         let mut bytes = 0;
         let mut repeats = 0;
@@ -258,10 +265,14 @@ impl<'a> Connection<'a> {
                     bytes += segment.payload as u64;
                 } else {
                     repeats += 1;
+                    // At once for each, so that the host sees the gap (RFC 5681, 4.2).
+                    self.acknowledge()?;
                 }
             }
             if news {
                 self.acknowledge()?;
+            } else {
+                host.turn();
             }
         }
         let seconds = start.elapsed().as_secs_f64();
