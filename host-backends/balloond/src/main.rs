@@ -72,8 +72,7 @@ fn main() -> ExitCode {
 
 fn serve(cli: Cli) -> Result<(), Error> {
     let (process, pool, devices) = settle(cli)?;
-    let filter = process.log.as_deref().unwrap_or("info");
-    daemon_shell::start_logging(filter, process.log_format.unwrap_or_default())?;
+    daemon_shell::begin(&process)?;
     let mut vms = Vec::new();
     let mut units = Vec::new();
     for (at, spec) in devices.into_iter().enumerate() {

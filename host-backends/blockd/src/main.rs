@@ -57,8 +57,7 @@ fn main() -> ExitCode {
 
 fn serve(cli: Cli) -> Result<(), Error> {
     let (process, devices) = settle(cli)?;
-    let filter = process.log.as_deref().unwrap_or("info");
-    daemon_shell::start_logging(filter, process.log_format.unwrap_or_default())?;
+    daemon_shell::begin(&process)?;
     let units: Result<Vec<_>, _> = devices.into_iter().enumerate().map(open).collect();
     daemon_shell::run(&process, units?)
 }

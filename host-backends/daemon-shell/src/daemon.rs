@@ -28,6 +28,8 @@ use crate::ServiceSpec;
 use crate::SocketSpec;
 use crate::commands::Commands;
 use crate::commands::Running;
+use crate::descriptors;
+use crate::logging;
 use crate::sandbox::Needs;
 use crate::signals::Request;
 use crate::signals::Signals;
@@ -123,6 +125,17 @@ pub struct Unit {
     pub service: ServiceSpec,
     /// What is served.
     pub served: Arc<dyn Served>,
+}
+
+/// What comes first, before any device is opened: the log, and the limit of open files.
+///
+/// # Errors
+/// The log's filter is malformed.
+pub fn begin(process: &ProcessSpec) -> Result<(), Error> {
+    let filter = process.log.as_deref().unwrap_or("info");
+    logging::start(filter, process.log_format.unwrap_or_default())?;
+    descriptors::allow_all();
+    Ok(())
 }
 
 /// Serves `units` until SIGTERM or SIGINT, then finishes what is in flight.

@@ -73,8 +73,7 @@ fn main() -> ExitCode {
 
 fn serve(cli: Cli) -> Result<(), Error> {
     let (process, network, devices) = settle(cli)?;
-    let filter = process.log.as_deref().unwrap_or("info");
-    daemon_shell::start_logging(filter, process.log_format.unwrap_or_default())?;
+    daemon_shell::begin(&process)?;
     let fabric = make_switches(&network, &devices)?;
     let units: Result<Vec<_>, _> = devices
         .into_iter()

@@ -402,6 +402,23 @@ fn prometheus_text_names_every_card() {
 }
 
 #[test]
+fn it_may_open_as_many_files_as_the_system_allows() {
+    // Fewer than its devices need.
+    let flags = [
+        "--socket-path",
+        "{}/s",
+        "--link",
+        "null",
+        "--queue-pairs",
+        "64",
+    ];
+    let daemon = Daemon::start_with_few_files(16, &flags);
+    let (now, most) = daemon.files_allowed();
+    assert!(most > 16, "the system allows no more than the test does");
+    assert_eq!(now, most);
+}
+
+#[test]
 fn inside_the_sandbox_it_has_a_filter_and_no_new_privileges() {
     let daemon = Daemon::start(&NULL);
     let start = Instant::now();

@@ -62,9 +62,22 @@ impl Daemon {
     }
 
     pub fn start_in(dir: TempDir, flags: &[&str]) -> Self {
+        Self::start_as(program(), dir, flags)
+    }
+
+    /// Starts with `allowed` open files at first, of the more that the system would allow.
+    pub fn start_with_few_files(allowed: u64, flags: &[&str]) -> Self {
+        let mut shell = Command::new("sh");
+        let script = format!("ulimit -S -n {allowed} && exec \"$0\" \"$@\"");
+        shell.args(["-c", &script, env!("CARGO_BIN_EXE_paravane-netd")]);
+        shell.env_remove("LISTEN_FDS").stdin(Stdio::null());
+        Self::start_as(shell, tempfile::tempdir().expect("a directory"), flags)
+    }
+
+    fn start_as(mut program: Command, dir: TempDir, flags: &[&str]) -> Self {
         let here = dir.path().display().to_string();
         let flags: Vec<_> = flags.iter().map(|flag| flag.replace("{}", &here)).collect();
-        let child = program()
+        let child = program
             .args(flags)
             .args(["--control-socket", &format!("{here}/c"), "--log", "debug"])
             .stderr(std::fs::File::create(dir.path().join("log")).expect("a log"))
@@ -141,6 +154,18 @@ impl Daemon {
             assert!(patient, "the daemon does not end: {}", self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// How many files it may have open: now, and if it asks for more.
+    pub fn files_allowed(&self) -> (u64, u64) {
+        let limits = format!("/proc/{}/limits", self.child.id());
+        let limits = std::fs::read_to_string(limits).expect("its limits");
+        let line = limits
+            .lines()
+            .find(|line| line.starts_with("Max open files"));
+        let words: Vec<&str> = line.expect("a line").split_whitespace().collect();
+        let number = |at: usize| words[at].parse().expect("a number");
+        (number(3), number(4))
     }
 
     /// How many threads it has; each must be confined.
