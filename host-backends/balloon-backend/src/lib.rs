@@ -23,16 +23,15 @@ mod hints;
 mod metrics;
 mod numbers;
 mod pages;
-mod size;
 mod spec;
 mod state;
 mod statistics;
 
 pub use device::BalloonDevice;
 pub use error::Error;
+pub use guest_memory::ByteSize;
 pub use hints::HintState;
 pub use metrics::Metrics;
-pub use size::ByteSize;
 pub use spec::BalloonSpec;
 pub use spec::MAX_QUEUE_SIZE;
 pub use spec::MIN_STATS_INTERVAL_MS;

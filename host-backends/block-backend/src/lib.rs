@@ -23,9 +23,9 @@ mod spec;
 
 pub use device::BlockDevice;
 pub use error::Error;
+pub use guest_memory::ByteSize;
 pub use metrics::Metrics;
 pub use spec::BlockSpec;
-pub use spec::ByteSize;
 pub use spec::CacheMode;
 pub use spec::EngineChoice;
 pub use spec::LockChoice;

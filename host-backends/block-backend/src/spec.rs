@@ -2,16 +2,14 @@
 //!
 //! Rule: everything is checked in [`BlockSpec::check`], which reports every fault at once and names the mend.
 
-use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use clap::Args;
 use clap::ValueEnum;
 use serde::Deserialize;
-use serde::Deserializer;
 use serde::Serialize;
-use serde::Serializer;
+
+use crate::ByteSize;
 
 /// Most request queues one disk may have.
 pub const MAX_QUEUES: u16 = 256;
@@ -59,67 +57,6 @@ pub enum LockChoice {
     On,
     /// No lock: two writers will corrupt the image.
     Off,
-}
-
-/// A number of bytes, written as a number with an optional K, M, G or T (powers of 1024).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ByteSize(pub u64);
-
-impl FromStr for ByteSize {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let text = text.trim();
-        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let suffix = text.get(digits.len()..).unwrap_or_default();
-        let shift = match suffix.to_ascii_uppercase().trim_end_matches("IB") {
-            "" | "B" => 0,
-            "K" => 10,
-            "M" => 20,
-            "G" => 30,
-            "T" => 40,
-            other => return Err(format!("{other:?} is no size suffix, write K, M, G or T")),
-        };
-        let number: u64 = digits
-            .parse()
-            .map_err(|_| format!("{text:?} is no size, write for example 512M or 10G"))?;
-        number
-            .checked_mul(1 << shift)
-            .map(ByteSize)
-            .ok_or_else(|| format!("{text:?} is more than 16 EiB"))
-    }
-}
-
-impl fmt::Display for ByteSize {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (shift, suffix) in [(40, "T"), (30, "G"), (20, "M"), (10, "K")] {
-            if self.0 != 0 && self.0 & ((1 << shift) - 1) == 0 {
-                return write!(out, "{}{suffix}", self.0 >> shift);
-            }
-        }
-        write!(out, "{}", self.0)
-    }
-}
-
-impl Serialize for ByteSize {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for ByteSize {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Written {
-            Number(u64),
-            Text(String),
-        }
-        match Written::deserialize(deserializer)? {
-            Written::Number(bytes) => Ok(Self(bytes)),
-            Written::Text(text) => text.parse().map_err(serde::de::Error::custom),
-        }
-    }
 }
 
 /// One disk: which bytes it holds and how it presents them.

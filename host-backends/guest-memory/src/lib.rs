@@ -5,7 +5,7 @@
 //! poisoned mapping, never in a signal that ends the process.
 //!
 //! This is also the home of the few descriptor helpers that need `unsafe` ([`EventFd`], [`socket`]), so that the
-//! session above can forbid it.
+//! session above can forbid it, and of the way sizes are written ([`ByteSize`]), which the devices above share.
 
 mod backing;
 mod cursor;
@@ -19,6 +19,7 @@ mod region;
 mod release;
 mod shared;
 pub mod sigbus;
+mod size;
 pub mod socket;
 
 pub use cursor::Cursor;
@@ -35,6 +36,7 @@ pub use region::RegionSpec;
 pub use release::HostPage;
 pub use release::Released;
 pub use shared::SharedMemory;
+pub use size::ByteSize;
 
 #[cfg(test)]
 mod tests;

@@ -200,20 +200,3 @@ fn faults_of_a_specification_are_told_all_at_once() {
     };
     assert_eq!(faults.len(), 4, "{faults:?}");
 }
-
-#[test]
-fn sizes_are_read_as_they_are_printed() {
-    for (text, bytes) in [
-        ("0", 0),
-        ("1K", 1 << 10),
-        ("512M", 512 << 20),
-        ("3G", 3 << 30),
-        ("4097", 4097),
-    ] {
-        let size: ByteSize = text.parse().expect("a size");
-        assert_eq!((size.0, size.to_string().as_str()), (bytes, text));
-    }
-    for bad in ["", "G", "1X", "-1", "99999999999T"] {
-        assert!(bad.parse::<ByteSize>().is_err(), "{bad}");
-    }
-}

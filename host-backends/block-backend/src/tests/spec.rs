@@ -106,35 +106,6 @@ fn wrong_values_are_refused() {
     }
 }
 
-#[test]
-fn sizes_are_read_and_written_as_people_do() {
-    for (text, bytes) in [
-        ("512", 512),
-        ("4k", 4096),
-        ("10M", 10 << 20),
-        ("1GiB", 1 << 30),
-        (" 2T ", 2 << 40),
-        ("7b", 7),
-    ] {
-        assert_eq!(text.parse(), Ok(ByteSize(bytes)));
-    }
-    for wrong in [
-        "",
-        "M",
-        "-1",
-        "1.5G",
-        "1X",
-        "1 0",
-        "16E",
-        "99999999999999999999",
-        "17179869184G",
-    ] {
-        assert!(wrong.parse::<ByteSize>().is_err(), "{wrong}");
-    }
-    assert_eq!(ByteSize(3 << 30).to_string(), "3G");
-    assert_eq!(ByteSize(1000).to_string(), "1000");
-}
-
 fn from_flags(flags: &[&str]) -> Result<BlockSpec, clap::Error> {
     let command = BlockSpec::augment_args(Command::new("test"));
     let matches = command.try_get_matches_from(std::iter::once(&"test").chain(flags))?;

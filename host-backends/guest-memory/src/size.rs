@@ -70,3 +70,45 @@ impl<'de> Deserialize<'de> for ByteSize {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("512", 512),
+            ("4k", 4096),
+            ("10M", 10 << 20),
+            ("1GiB", 1 << 30),
+            (" 2T ", 2 << 40),
+            ("7b", 7),
+        ] {
+            assert_eq!(text.parse(), Ok(ByteSize(bytes)));
+        }
+        for wrong in [
+            "",
+            "M",
+            "-1",
+            "1.5G",
+            "1X",
+            "1 0",
+            "16E",
+            "99999999999T",
+            "99999999999999999999",
+            "17179869184G",
+        ] {
+            assert!(wrong.parse::<ByteSize>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_printed_can_be_read_again() {
+        for text in ["0", "1K", "512M", "3G", "9T", "1000", "4097"] {
+            let size: ByteSize = text.parse().unwrap();
+            assert_eq!(size.to_string(), text);
+        }
+    }
+}
