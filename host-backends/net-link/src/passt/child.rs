@@ -2,15 +2,18 @@
 //!
 //! Rule: it ends with us, however we end, and can be started again when this process may no longer start programs.
 //!
-//! A shell keeps it: for each line that it reads from us it runs passt once. When we end, passt loses its only client,
-//! for which it ends by itself (`--one-off`), and the shell loses its input.
+//! A shell keeps it: for each line that it reads from us it starts passt, and kills the one before if that still runs.
+//! When we end, passt loses its only client, for which it ends by itself (`--one-off`), and the shell loses its input
+//! and kills a passt that hangs: guests can bring that of Debian 12 into an endless loop.
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::fs::Permissions;
 use std::io;
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -32,14 +35,35 @@ const START: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(5);
 /// `$0` is our process: a start that was ordered too late would wait for a client for ever. The shell also removes the
-/// directory, which we may not when we are confined, and cannot when we were killed.
+/// directory, which we may not when we are confined, and cannot when we were killed. It leads the process group that its
+/// last `kill` means.
 const KEEPER: &str = r#"
 folder=$1
 shift
+running=
 while read -r _ && kill -0 "$0" 2>/dev/null; do
-    "$@" </dev/null
-    echo "passt ended with $?" >&2
+    if [ -n "$running" ]; then
+        kill "$running" 2>/dev/null
+        wait "$running"
+    fi
+    (
+        passt=
+        trap 'kill -KILL "$passt"; wait "$passt"' TERM
+        "$@" </dev/null &
+        passt=$!
+        wait "$passt"
+        echo "passt ended with $?" >&2
+    ) &
+    running=$!
 done
+(
+    sleep 1
+    rm -rf -- "$folder"
+    kill -KILL 0
+) &
+late=$!
+wait $running
+kill "$late"
 rm -rf -- "$folder""#;
 const ENDED: &str = "passt ended with";
 /// How long to wait for the shell's end.
@@ -211,7 +235,7 @@ fn find(program: &Path) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
-/// A directory that only we and passt can enter. Started by root, passt becomes `nobody` before it listens.
+/// A directory that only we and passt can enter.
 fn make_folder() -> io::Result<PathBuf> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let base = std::env::var_os("XDG_RUNTIME_DIR")
@@ -234,11 +258,15 @@ fn make_folder() -> io::Result<PathBuf> {
     Err(io::ErrorKind::AlreadyExists.into())
 }
 
+/// Started by root, passt of 2023 becomes `nobody` before it listens; passt of 2025 listens first, but without root's
+/// right to enter any directory: it enters as a member of our group.
 fn give_to_nobody(folder: &Path) {
     if !nix::unistd::geteuid().is_root() {
         return;
     }
     if let Ok(Some(nobody)) = nix::unistd::User::from_name("nobody") {
-        let _ = nix::unistd::chown(folder, Some(nobody.uid), Some(nobody.gid));
+        let group = Some(nix::unistd::getegid());
+        let _ = nix::unistd::chown(folder, Some(nobody.uid), group);
+        let _ = std::fs::set_permissions(folder, Permissions::from_mode(0o770));
     }
 }

@@ -1,6 +1,7 @@
 //! The link to passt.
 //!
-//! Rule: a lost connection is told once, tried again once a second, and told when it is back.
+//! Rule: a lost connection is told once, tried again once a second, and told when it is back. A passt of ours that
+//! hangs counts as lost.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -8,6 +9,7 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::Instant;
 
 use guest_memory::EventFd;
 use guest_memory::IoVecs;
@@ -38,6 +40,8 @@ use crate::spans;
 const MAX_FRAME: usize = 65_535;
 const RETRY: Duration = Duration::from_millis(300);
 const SOCKET_BUFFER: usize = 4 << 20;
+/// A passt that neither takes nor gives a byte for this long, with frames waiting for it, hangs.
+const HANG: Duration = Duration::from_secs(10);
 
 /// The link to passt.
 pub(crate) struct PasstLink {
@@ -52,6 +56,8 @@ pub(crate) struct PasstLink {
     has_more: bool,
     /// Runs while the connection is lost.
     retry: TimerFd,
+    /// Since when frames have waited for passt while none came from it.
+    idle: Option<Instant>,
     watch: Option<Arc<dyn Watch>>,
 }
 
@@ -77,6 +83,7 @@ impl PasstLink {
             more,
             has_more: false,
             retry,
+            idle: None,
             watch: None,
         };
         link.take_up(stream).map_err(|source| Error::System {
@@ -97,6 +104,7 @@ impl PasstLink {
         );
         self.inlet.clear();
         self.outlet.clear();
+        self.idle = None;
         self.ready.add(stream.as_fd())?;
         self.stream = Some(stream);
         Ok(())
@@ -158,9 +166,13 @@ impl PasstLink {
             self.outlet.clear();
             return true;
         };
-        let was_behind = self.outlet.is_behind();
+        let before = self.outlet.behind();
+        let was_behind = before > 0;
         match self.outlet.flush(stream.as_fd()) {
             Ok(gone) => {
+                if self.outlet.behind() < before {
+                    self.idle = None;
+                }
                 if was_behind && gone {
                     let _ = self.ready.has_room(stream.as_fd());
                 } else if !was_behind && !gone {
@@ -173,6 +185,19 @@ impl PasstLink {
                 self.lose(errno.desc());
                 true
             }
+        }
+    }
+}
+
+impl PasstLink {
+    /// Nothing came from passt just now: gives it up when that has been so for long, and it takes nothing either.
+    fn look_whether_it_hangs(&mut self) {
+        if !self.outlet.is_behind() || !self.source.is_child() {
+            return;
+        }
+        let since = *self.idle.get_or_insert_with(Instant::now);
+        if since.elapsed() >= HANG {
+            self.lose("it hangs");
         }
     }
 }
@@ -239,8 +264,9 @@ impl Link for PasstLink {
                     };
                     match self.inlet.fill(stream) {
                         Ok(0) => self.lose("passt closed it"),
-                        Ok(_) => {}
+                        Ok(_) => self.idle = None,
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                            self.look_whether_it_hangs();
                             return Ok(Received::Empty);
                         }
                         Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -88,6 +88,11 @@ impl Source {
         !matches!(self, Self::Inherited)
     }
 
+    /// Whether it may be ended to start it again.
+    fn is_child(&self) -> bool {
+        matches!(self, Self::Child(_))
+    }
+
     fn path(&self) -> &Path {
         match self {
             Self::Child(child) => child.socket(),

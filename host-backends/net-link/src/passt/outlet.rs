@@ -53,7 +53,12 @@ impl Outlet {
 
     /// Whether the socket has yet to take what was copied.
     pub fn is_behind(&self) -> bool {
-        !self.backlog.is_empty()
+        self.behind() > 0
+    }
+
+    /// Bytes that the socket has yet to take.
+    pub fn behind(&self) -> usize {
+        self.backlog.len()
     }
 
     /// Whether the batch has to be written before it takes this frame.

@@ -6,6 +6,7 @@ mod frames;
 mod namespace;
 mod packet;
 mod passt;
+mod passt_child;
 mod source;
 mod spec;
 mod tap;

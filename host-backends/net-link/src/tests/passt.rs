@@ -8,7 +8,6 @@ use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
@@ -28,7 +27,7 @@ use crate::Received;
 use crate::Sent;
 use crate::Watch;
 
-fn open(text: &str) -> Box<dyn Link> {
+pub(super) fn open(text: &str) -> Box<dyn Link> {
     let spec: LinkSpec = text.parse().unwrap();
     crate::open(&spec, 1).unwrap().remove(0)
 }
@@ -43,7 +42,7 @@ fn readable(link: &dyn Link, timeout_ms: u16) -> bool {
     nix::poll::poll(&mut fds, timeout_ms).unwrap() == 1
 }
 
-fn receive(link: &mut dyn Link, memory: &GuestMemory, len: u32) -> Option<Vec<u8>> {
+pub(super) fn receive(link: &mut dyn Link, memory: &GuestMemory, len: u32) -> Option<Vec<u8>> {
     let into = frames::spans(memory, &[(0x1000, 17), (0x30001, len - 17)]);
     let Received::Frame(bytes) = link.receive(&into, &mut []).unwrap() else {
         return None;
@@ -75,7 +74,7 @@ fn some_frames() -> Vec<Vec<u8>> {
 }
 
 #[derive(Default)]
-struct Events {
+pub(super) struct Events {
     lost: AtomicU32,
     restored: AtomicU32,
 }
@@ -91,7 +90,7 @@ impl Watch for Events {
 }
 
 impl Events {
-    fn seen(&self) -> (u32, u32) {
+    pub(super) fn seen(&self) -> (u32, u32) {
         (
             self.lost.load(Ordering::Relaxed),
             self.restored.load(Ordering::Relaxed),
@@ -99,7 +98,7 @@ impl Events {
     }
 }
 
-fn watched(link: &mut dyn Link) -> Arc<Events> {
+pub(super) fn watched(link: &mut dyn Link) -> Arc<Events> {
     let events = Arc::new(Events::default());
     link.watch(Arc::clone(&events) as Arc<dyn Watch>);
     events
@@ -262,7 +261,12 @@ fn a_length_that_makes_no_sense_ends_the_connection() {
 }
 
 /// Waits for the link to tell that it is back, looking at it whenever it is ready, as a worker does.
-fn wait_until(link: &mut dyn Link, memory: &GuestMemory, what: &str, done: impl Fn() -> bool) {
+pub(super) fn wait_until(
+    link: &mut dyn Link,
+    memory: &GuestMemory,
+    what: &str,
+    done: impl Fn() -> bool,
+) {
     let end = Instant::now() + Duration::from_secs(20);
     while !done() {
         assert!(Instant::now() < end, "{what}");
@@ -319,7 +323,7 @@ fn what_is_wrong_with_passt_is_told_with_the_mend() {
     );
 }
 
-fn has_passt(name: &str) -> bool {
+pub(super) fn has_passt(name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).any(|folder| folder.join("passt").is_file());
     if !found {
@@ -332,7 +336,7 @@ const GUEST: ([u8; 6], [u8; 4]) = ([0x52, 0x54, 0, 1, 2, 3], [10, 0, 2, 15]);
 const GATEWAY: ([u8; 6], [u8; 4]) = ([0xff; 6], [10, 0, 2, 2]);
 
 /// A child's link in a namespace with a default route, which is what passt looks for.
-fn with_passt(name: &'static str, test: impl FnOnce(Box<dyn Link>) + Send + 'static) {
+pub(super) fn with_passt(name: &'static str, test: impl FnOnce(Box<dyn Link>) + Send + 'static) {
     if !has_passt(name) {
         return;
     }
@@ -347,7 +351,7 @@ fn with_passt(name: &'static str, test: impl FnOnce(Box<dyn Link>) + Send + 'sta
     });
 }
 
-fn arp_answer(link: &mut dyn Link, memory: &GuestMemory) -> Option<Vec<u8>> {
+pub(super) fn arp_answer(link: &mut dyn Link, memory: &GuestMemory) -> Option<Vec<u8>> {
     let mut arp = [
         &PLAIN[..],
         &[0xff; 6],
@@ -407,101 +411,4 @@ fn a_guest_reaches_its_host_through_passt() {
         got.sort();
         assert_eq!(got, ["back", "forwarded"]);
     });
-}
-
-/// The processes whose command line has `word`.
-fn processes_with(word: &str) -> Vec<i32> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse() else {
-            continue;
-        };
-        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        if String::from_utf8_lossy(&line).contains(word) {
-            found.push(pid);
-        }
-    }
-    found
-}
-
-fn folder_of(link_pid: u32) -> Vec<std::path::PathBuf> {
-    let base = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, Into::into);
-    let prefix = format!("paravane-passt-{link_pid}-");
-    let entries = std::fs::read_dir(base).unwrap().flatten();
-    entries
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
-        .map(|entry| entry.path())
-        .collect()
-}
-
-/// The folder of a link's passt: the one that the test's own address is given to.
-fn socket_of(pid: i32) -> String {
-    let line = std::fs::read(Path::new("/proc").join(pid.to_string()).join("cmdline")).unwrap();
-    let words: Vec<_> = line
-        .split(|byte| *byte == 0)
-        .map(String::from_utf8_lossy)
-        .collect();
-    let at = words.iter().position(|word| word == "--socket").unwrap();
-    words[at + 1].clone().into_owned()
-}
-
-#[test]
-fn a_passt_that_dies_is_started_again_and_ends_with_us() {
-    with_passt(
-        "a_passt_that_dies_is_started_again_and_ends_with_us",
-        |mut link| {
-            let memory = frames::ram();
-            let events = watched(link.as_mut());
-            assert!(arp_answer(link.as_mut(), &memory).is_some());
-            // Other tests of this process have theirs: ours is the one in this namespace.
-            let own = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
-            let in_namespace = |pid: &i32| {
-                let at = format!("/proc/{pid}/ns/net");
-                std::fs::read_link(at).is_ok_and(|theirs| theirs == own)
-            };
-            let is_passt = |pid: &i32| {
-                let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                !line.starts_with(b"/bin/sh")
-            };
-            let prefix = format!("paravane-passt-{}-", std::process::id());
-            let mut shell: Vec<_> = processes_with(&prefix);
-            shell.retain(|pid| in_namespace(pid) && !is_passt(pid));
-            let &[shell] = &shell[..] else {
-                panic!("one shell: {shell:?}");
-            };
-            let socket = socket_of(shell);
-            let passt = || -> Vec<i32> {
-                processes_with(&socket)
-                    .into_iter()
-                    .filter(is_passt)
-                    .collect()
-            };
-            let first = passt();
-            for pid in &first {
-                nix::sys::signal::kill(
-                    nix::unistd::Pid::from_raw(*pid),
-                    nix::sys::signal::Signal::SIGKILL,
-                )
-                .unwrap();
-            }
-            wait_until(link.as_mut(), &memory, "lost", || events.seen().0 == 1);
-            wait_until(link.as_mut(), &memory, "restored", || {
-                events.seen() == (1, 1)
-            });
-            assert!(arp_answer(link.as_mut(), &memory).is_some());
-            assert!(passt().iter().all(|pid| !first.contains(pid)));
-            drop(link);
-            let end = Instant::now() + Duration::from_secs(5);
-            while !processes_with(&socket).is_empty() && Instant::now() < end {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            assert_eq!(
-                processes_with(&socket),
-                [] as [i32; 0],
-                "nothing is left behind"
-            );
-            let folder = Path::new(&socket).parent().unwrap().to_owned();
-            assert!(!folder_of(std::process::id()).contains(&folder));
-        },
-    );
 }
