@@ -259,8 +259,7 @@ pub(crate) fn negotiate<F: PciFunction>(
     transport: &mut Transport<F>,
     options: &Options,
 ) -> Result<u64, Error> {
-    let wanted = options.choose(transport.device_features());
-    let features = transport.negotiate(wanted)?;
+    let features = transport.negotiate(|offered| options.choose(offered))?;
     Wishes::read(transport)?;
     if let Some(poison) = options
         .poison

@@ -182,7 +182,7 @@ impl<F: PciFunction> BlockDriver<F> {
             return Err(Error::NotBlock);
         }
         transport.reset_and_wait(platform)?;
-        let features = transport.negotiate(options.features & WANTED_FEATURES)?;
+        let features = transport.negotiate(|_| options.features & WANTED_FEATURES)?;
         let info = DiskInfo::read(transport)?;
         Ok((features, info))
     }

@@ -97,7 +97,7 @@ impl<F: PciFunction> BlockDriver<F> {
         queues: &mut [&mut BlockQueue<P, F::Bar>],
     ) -> Result<(), Error> {
         self.transport.set_bus_master(true);
-        if self.transport.negotiate(self.wanted)? != self.features {
+        if self.transport.negotiate(|_| self.wanted)? != self.features {
             return Err(Error::Changed);
         }
         let mut info = DiskInfo::read(&self.transport)?;

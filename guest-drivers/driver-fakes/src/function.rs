@@ -10,10 +10,12 @@ use std::sync::atomic::Ordering;
 
 use driver_platform::Mmio;
 use driver_platform::PciFunction;
+use virtio_spec::feature;
 use virtio_spec::pci;
 use virtio_spec::pci::cap_type;
 
 use crate::registers::Registers;
+use crate::registers::notify_name;
 
 /// Where the structures are in the BAR.
 #[derive(Clone, Copy, Debug)]
@@ -226,6 +228,9 @@ impl FakeBar {
             .unwrap_or_else(PoisonError::into_inner);
         if offset >= layout.notify {
             let index = match layout.multiplier {
+                0 if registers.accepted & feature::NOTIF_CONFIG_DATA != 0 => {
+                    usize::from(notify_name(value as u16))
+                }
                 0 => usize::from(value as u16),
                 multiplier => ((offset - layout.notify) / u64::from(multiplier)) as usize,
             };

@@ -41,3 +41,4 @@ pub use random::Random;
 pub use registers::Lies;
 pub use registers::QueueRegisters;
 pub use registers::Registers;
+pub use registers::notify_name;

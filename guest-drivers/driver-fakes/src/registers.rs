@@ -87,6 +87,11 @@ pub struct Registers {
     reads: u64,
 }
 
+/// What a queue is called in notifications, with NOTIF_CONFIG_DATA.
+pub fn notify_name(queue: u16) -> u16 {
+    queue ^ 0x1230
+}
+
 impl Registers {
     /// A device after power-on.
     pub fn new(offered: u64, config: Vec<u8>, queues: u16, size_max: u16) -> Self {
@@ -152,7 +157,7 @@ impl Registers {
             common::QUEUE_NOTIFY_OFF => {
                 u32::from(self.lies.notify_offset.unwrap_or(self.queue_select))
             }
-            common::QUEUE_NOTIF_CONFIG_DATA => u32::from(self.queue_select),
+            common::QUEUE_NOTIF_CONFIG_DATA => u32::from(notify_name(self.queue_select)),
             common::QUEUE_RESET => u32::from(self.lies.never_resets_queue),
             _ => 0,
         }

@@ -316,6 +316,27 @@ fn a_full_queue_says_busy_and_works_again_after_a_completion() {
 }
 
 #[test]
+fn a_device_that_names_its_queues_is_rung_by_these_names() {
+    for data in [0, feature::NOTIFICATION_DATA] {
+        let mut rig = rig(5, feature::NOTIF_CONFIG_DATA | data);
+        assert_ne!(rig.driver.features() & feature::NOTIF_CONFIG_DATA, 0);
+        for queue in [1, 0] {
+            rig.queues[usize::from(queue)]
+                .submit(&rig.platform, read(0, 512, 1))
+                .unwrap();
+            rig.queues[usize::from(queue)].kick();
+            let rung = rig.function.registers().queues[usize::from(queue)].last_ring;
+            assert_eq!(rung as u16, driver_fakes::notify_name(queue));
+            assert_eq!(rung >> 16, u32::from(data != 0), "position {rung:#x}");
+            rig.disk.serve(queue);
+            let done = rig.queues[usize::from(queue)].poll(&rig.platform);
+            assert!(done.unwrap().is_some());
+        }
+        rig.finish();
+    }
+}
+
+#[test]
 fn polled_queues_get_no_interrupts_and_armed_ones_do() {
     for features in [
         0,

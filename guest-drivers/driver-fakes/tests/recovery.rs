@@ -16,6 +16,7 @@ use block_driver::Success;
 use common::*;
 use driver_fakes::Habits;
 use virtio_spec::feature;
+use virtio_spec::status;
 
 #[test]
 fn a_reset_returns_finished_requests_as_finished_and_the_rest_for_another_try() {
@@ -184,6 +185,40 @@ fn a_device_that_comes_back_as_another_one_is_refused() {
         rig.driver.restart(&rig.platform, &mut queues),
         Err(Error::Changed)
     );
+    rig.function.registers().offered |= feature::RING_PACKED;
+    let given_up = rig.driver.restart(&rig.platform, &mut queues);
+    assert_eq!(
+        given_up,
+        Err(Error::Transport(virtio_pci::Error::NeedsReset))
+    );
+    assert_ne!(rig.driver.transport().status() & status::FAILED, 0);
+    rig.driver.begin_reset(&rig.platform);
+    assert_eq!(rig.driver.restart(&rig.platform, &mut queues), Ok(()));
+    assert_eq!(rig.run(read(0, 512, 3)).result, Ok(Success::Done));
+    rig.finish();
+}
+
+#[test]
+fn a_queue_that_does_not_reset_keeps_its_requests() {
+    let mut rig = rig(11, feature::RING_RESET);
+    rig.queues[0]
+        .submit(&rig.platform, read(0, 512, 1))
+        .unwrap();
+    rig.queues[0].kick();
+    rig.function.registers().lies.never_resets_queue = true;
+    rig.driver.begin_queue_reset(&rig.platform, 0).unwrap();
+    for _ in 0..100 {
+        let progress = rig.driver.poll_queue_reset(0);
+        assert!(matches!(progress, ResetProgress::Pending));
+    }
+    assert_eq!(rig.queues[0].in_flight(), 1);
+    // What is left is a reset of the whole device.
+    rig.driver.begin_reset(&rig.platform);
+    let ResetProgress::Done(proof) = rig.driver.poll_reset(&rig.platform) else {
+        panic!("pending")
+    };
+    let back = rig.queues[0].take_outstanding(&rig.platform, &proof);
+    assert_eq!(back.unwrap().cookie, 1);
     rig.finish();
 }
 

@@ -150,15 +150,7 @@ pub(crate) fn negotiate<F: PciFunction>(
     transport: &mut Transport<F>,
     wanted: u64,
 ) -> Result<u64, Error> {
-    let sensible = consistent(transport.device_features() & wanted);
-    let features = transport.negotiate(sensible)?;
-    // The device may have said something else the second time.
-    if consistent(features) == features {
-        Ok(features)
-    } else {
-        transport.fail();
-        Err(Error::Transport(virtio_pci::Error::FeaturesRefused))
-    }
+    Ok(transport.negotiate(|offered| consistent(offered & wanted))?)
 }
 
 /// Pairs to set up, given how many queues there are.

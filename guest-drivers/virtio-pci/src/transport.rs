@@ -19,6 +19,12 @@ pub const CONFIG_RETRIES: usize = 16;
 /// How long a device may take for a reset, in microseconds.
 pub const RESET_TIMEOUT_US: u64 = 5_000_000;
 
+/// What this transport itself makes use of, whatever the device is.
+const TRANSPORT_FEATURES: u64 = feature::VERSION_1
+    | feature::ACCESS_PLATFORM
+    | feature::ORDER_PLATFORM
+    | feature::NOTIF_CONFIG_DATA;
+
 const VENDOR_ID: u16 = 0x00;
 const DEVICE_ID: u16 = 0x02;
 const COMMAND: u16 = 0x04;
@@ -125,17 +131,22 @@ impl<F: PciFunction> Transport<F> {
         low | u64::from(common.read_u32(common::DEVICE_FEATURE)) << 32
     }
 
-    /// Steps 2 to 6 of sec. 3.1.1: acknowledges the device and agrees on features: those of `wanted` that are offered, and VERSION_1
-    /// and, where offered, ACCESS_PLATFORM always. The features are read once; what the device offers later does not matter.
+    /// Steps 2 to 6 of sec. 3.1.1: acknowledges the device and agrees on features: those that are offered and that `choose` makes of
+    /// the offer, and where offered those of this transport: VERSION_1, ACCESS_PLATFORM, ORDER_PLATFORM, NOTIF_CONFIG_DATA. The
+    /// features are read once; what the device offers later does not matter.
     ///
     /// # Errors
-    /// [`Error::FeaturesRefused`]; the device is marked FAILED then.
-    pub fn negotiate(&mut self, wanted: u64) -> Result<u64, Error> {
+    /// [`Error::NeedsReset`] for a device that is not fresh from a reset, [`Error::FeaturesRefused`]; the device is marked FAILED then.
+    pub fn negotiate(&mut self, choose: impl FnOnce(u64) -> u64) -> Result<u64, Error> {
+        // Above all one that was given up before (sec. 2.1.1).
+        if self.status() != 0 {
+            self.fail();
+            return Err(Error::NeedsReset);
+        }
         self.add_status(status::ACKNOWLEDGE);
         self.add_status(status::ACKNOWLEDGE | status::DRIVER);
         let offered = self.device_features();
-        let mut accepted = offered
-            & (wanted | feature::VERSION_1 | feature::ACCESS_PLATFORM | feature::ORDER_PLATFORM);
+        let mut accepted = offered & (choose(offered) | TRANSPORT_FEATURES);
         if accepted & feature::RING_RESET != 0 && !self.has_queue_reset_register() {
             accepted &= !feature::RING_RESET;
         }
