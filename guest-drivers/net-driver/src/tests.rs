@@ -334,6 +334,21 @@ fn encode(command: &Command<'_>) -> Result<command::Encoded, Refusal> {
 #[test]
 fn commands_that_were_not_negotiated_are_refused() {
     let coalescing = Coalescing::default();
+    let rss = RssConfig {
+        hash_types: hash_type::IPV4,
+        unclassified: 0,
+        table: &[0, 1],
+        transmit_queues: 1,
+        key: &[0; 40],
+    };
+    let hash = HashConfig {
+        hash_types: hash_type::IPV4,
+        key: &[],
+    };
+    let table = Command::MacTable {
+        unicast: &[],
+        multicast: &[],
+    };
     let commands = [
         (Command::Receive(ReceiveMode::Promiscuous, true), CTRL_RX),
         (
@@ -342,11 +357,17 @@ fn commands_that_were_not_negotiated_are_refused() {
         ),
         (Command::SetMac([2, 0, 0, 0, 0, 1]), CTRL_MAC_ADDR),
         (Command::SetMac([2, 0, 0, 0, 0, 1]), CTRL_RX),
+        (table, CTRL_RX),
         (Command::AddVlan(1), CTRL_VLAN),
+        (Command::RemoveVlan(1), CTRL_VLAN),
+        (Command::Rss(rss), RSS),
+        (Command::Hash(hash), HASH_REPORT),
         (Command::AnnounceAck, GUEST_ANNOUNCE),
         (Command::Pairs(2), MQ),
         (Command::GuestOffloads(0), CTRL_GUEST_OFFLOADS),
         (Command::CoalesceReceive(coalescing), NOTF_COAL),
+        (Command::CoalesceTransmit(coalescing), NOTF_COAL),
+        (Command::CoalesceQueue(0, coalescing), VQ_NOTF_COAL),
         (Command::ReadCoalescing(0), VQ_NOTF_COAL),
     ];
     for (command, feature) in commands {
