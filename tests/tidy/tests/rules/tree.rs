@@ -76,10 +76,17 @@ pub fn rust() -> &'static [Source] {
     FILES.get_or_init(|| files("rs"))
 }
 
-/// Whether a function of this name, as a ledger's test should be, is in the tree.
+/// Whether a test of this name, as a ledger says, is in the tree.
 pub fn has_test(name: &str) -> bool {
     let definition = format!("fn {name}(");
-    rust().iter().any(|file| file.text.contains(&definition))
+    let is_test = |text: &str, at: usize| {
+        let before = text.get(..at).and_then(|before| before.rsplit('}').next());
+        before.is_some_and(|attributes| attributes.contains("#[test]"))
+    };
+    rust().iter().any(|file| {
+        let mut places = file.text.match_indices(&definition);
+        places.any(|(at, _)| is_test(&file.text, at))
+    })
 }
 
 /// What cargo knows about the workspace members (dependencies not resolved: no network).
