@@ -26,7 +26,7 @@ pub(crate) enum Lie {
     Offload,
     /// A checksum outside of the frame.
     Checksum,
-    /// A segmentation without its checksum, segment size or headers.
+    /// A segmentation without its checksum or segment size.
     Segmentation,
 }
 
@@ -64,7 +64,7 @@ impl Rules {
     /// Checks the header of a frame of `len` bytes; returns what is true of it.
     #[inline]
     pub fn check(&self, header: &Header, len: usize) -> Result<Header, Lie> {
-        let plain = header.gso_type == gso::NONE;
+        let plain = is_plain(header);
         let max = if plain { self.max_frame } else { MAX_FRAME };
         if len < ETHERNET_HEADER_SIZE || len > max {
             return Err(Lie::Length);
@@ -91,27 +91,35 @@ impl Rules {
             checked.csum_start = header.csum_start;
             checked.csum_offset = header.csum_offset;
         }
-        if header.gso_type != gso::NONE {
-            self.check_segmentation(header, &checked, len)?;
+        if !is_plain(header) {
+            self.check_segmentation(header, &checked)?;
             checked.gso_type = header.gso_type;
             checked.gso_size = header.gso_size;
-            checked.hdr_len = header.hdr_len;
+            // A hint only (sec. 5.1.6.2.2), but a TAP refuses one that points past the frame.
+            let end = u16::try_from(len).unwrap_or(u16::MAX);
+            checked.hdr_len = header.hdr_len.get().min(end).into();
         }
         Ok(checked)
     }
 
-    fn check_segmentation(&self, header: &Header, so_far: &Header, len: usize) -> Result<(), Lie> {
+    fn check_segmentation(&self, header: &Header, so_far: &Header) -> Result<(), Lie> {
         if !allows(self.offloads, header.gso_type) {
             return Err(Lie::Offload);
         }
         // The driver has to ask for the checksum too (sec. 5.1.6.2.1).
         let whole = so_far.flags & NEEDS_CSUM != 0 && header.gso_size.get() >= MIN_GSO_SIZE;
-        // A hint only, but one that points past the frame is a lie.
-        if !whole || usize::from(header.hdr_len.get()) > len {
-            return Err(Lie::Segmentation);
+        if whole {
+            Ok(())
+        } else {
+            Err(Lie::Segmentation)
         }
-        Ok(())
     }
+}
+
+/// Whether nothing is to be cut; the ECN bit alone says nothing (sec. 5.1.4.1 has "NONE or ECN").
+#[inline]
+fn is_plain(header: &Header) -> bool {
+    header.gso_type & !gso::ECN == gso::NONE
 }
 
 /// Whether `offloads` has the kind `gso_type`, which is not "none".

@@ -118,8 +118,8 @@ fn frames_of_every_length_pass_only_between_ethernet_header_and_limit() {
             let plain = rules.check(&Header::default(), len);
             assert_eq!(plain.is_ok(), (14..=most).contains(&len), "{mtu} {len}");
             let cut = rules.check(&large, len);
-            // The checksum's place and the headers have to be in the frame.
-            assert_eq!(cut.is_ok(), (54..=65_557).contains(&len), "{mtu} {len}");
+            // The checksum's place has to be in the frame.
+            assert_eq!(cut.is_ok(), (52..=65_557).contains(&len), "{mtu} {len}");
         }
     }
 }
@@ -138,13 +138,36 @@ fn segmentation_without_its_parts_is_refused() {
     let bad = [
         (header(0, 1, [54, 1448, 34, 16]), Lie::Segmentation),
         (header(1, 1, [54, 0, 34, 16]), Lie::Segmentation),
-        (header(1, 0x80, [54, 1448, 34, 16]), Lie::Offload),
         (header(1, 3, [54, 1448, 34, 16]), Lie::Offload),
         (header(1, 0x85, [54, 1448, 34, 6]), Lie::Offload),
-        (header(1, 1, [9001, 1448, 34, 16]), Lie::Segmentation),
+        (header(1, 0x20, [54, 1448, 34, 16]), Lie::Offload),
+        (header(1, 0x61, [54, 1448, 34, 16]), Lie::Offload),
     ];
     for (header, lie) in bad {
         assert_eq!(rules.check(&header, 9000), Err(lie), "{header:?}");
+    }
+}
+
+#[test]
+fn the_ecn_bit_alone_and_a_wrong_header_length_cost_no_frame() {
+    for offloads in [Offloads::ALL, Offloads::NONE] {
+        let alone = header(0, 0x80, [54, 1448, 34, 16]);
+        let checked = rules(offloads, 1500).check(&alone, 1514);
+        assert_eq!(checked, Ok(Header::default()));
+        assert_eq!(
+            rules(offloads, 1500).check(&alone, 1523),
+            Err(Lie::Length),
+            "it is not to be cut"
+        );
+    }
+    let rules = rules(Offloads::ALL, 1500);
+    let summed = rules.check(&header(1, 0x80, [54, 1448, 34, 16]), 1514);
+    let summed = summed.expect("a checksum to complete");
+    assert_eq!((summed.flags, summed.gso_type), (1, 0));
+    for hdr_len in [0, 1, 54, 9000, 9001, 0xffff] {
+        let checked = rules.check(&header(1, 1, [hdr_len, 1448, 34, 16]), 9000);
+        let checked = checked.expect("a frame to cut");
+        assert_eq!(checked.hdr_len.get(), hdr_len.min(9000));
     }
 }
 
@@ -164,7 +187,7 @@ fn row_38_a_lie_costs_its_frame_and_nothing_else() {
         header(1, 1, [54, 0, 34, 16]),
         header(0, 1, [54, 1448, 34, 16]),
         header(1, 3, [54, 1448, 34, 16]),
-        header(1, 0x80, [54, 1448, 34, 16]),
+        header(1, 0x20, [54, 1448, 34, 16]),
         header(1, 0xff, [54, 1448, 34, 16]),
     ];
     let plain = frame(1, 2, 100);
