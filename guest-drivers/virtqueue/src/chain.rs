@@ -81,6 +81,32 @@ impl ChainBatch {
         self.raw.clear();
     }
 
+    /// Appends a chain of one segment. Its ring descriptor is not kept: see [`Self::keeps_raw`].
+    #[inline]
+    pub(crate) fn push_single(&mut self, token: Token, segment: Segment, writable: bool) {
+        let start = self.segments.len() as u32;
+        self.segments.push(segment);
+        self.entries.push(Entry {
+            token,
+            start,
+            writable: start + u32::from(!writable),
+            end: start + 1,
+            raw_end: self.raw.len() as u32,
+        });
+    }
+
+    /// Whether ring descriptors are kept, too.
+    #[inline]
+    pub(crate) fn keeps_raw(&self) -> bool {
+        self.keep_raw
+    }
+
+    /// What names the chains, in the order taken.
+    #[inline]
+    pub fn tokens(&self) -> impl Iterator<Item = Token> {
+        self.entries.iter().map(|entry| entry.token)
+    }
+
     /// Removes all chains from `position` on.
     #[inline]
     pub(crate) fn truncate(&mut self, position: usize) {

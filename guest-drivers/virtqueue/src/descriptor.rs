@@ -5,8 +5,10 @@
 
 use virtio_spec::ring::descriptor_flags;
 
+use crate::chain::ChainBatch;
 use crate::chain::ChainBuilder;
 use crate::chain::Segment;
+use crate::chain::Token;
 use crate::error::RingError;
 use crate::memory::PeerMemory;
 use crate::memory::RingMemory;
@@ -69,6 +71,33 @@ impl Descriptor {
     #[inline]
     pub(crate) fn has(&self, flag: u16) -> bool {
         self.flags & flag != 0
+    }
+
+    /// Whether it is a chain by itself: it has no successor and is no table.
+    #[inline]
+    pub(crate) fn is_single(&self) -> bool {
+        !self.has(descriptor_flags::NEXT | descriptor_flags::INDIRECT)
+    }
+
+    /// Appends the chain that it is by itself, once `begin` has remembered the bytes that may be written.
+    #[inline]
+    pub(crate) fn finish_single(
+        &self,
+        id: u16,
+        batch: &mut ChainBatch,
+        begin: impl FnOnce(u32) -> Result<(), RingError>,
+    ) -> Result<(), RingError> {
+        if self.len == 0 {
+            return Err(RingError::ZeroLength);
+        }
+        let writable = self.has(descriptor_flags::WRITE);
+        begin(if writable { self.len } else { 0 })?;
+        let segment = Segment {
+            addr: self.addr,
+            len: self.len,
+        };
+        batch.push_single(Token { id, descriptors: 1 }, segment, writable);
+        Ok(())
     }
 
     /// Adds the buffer of a plain descriptor to the chain.

@@ -64,6 +64,31 @@ impl InFlight {
         }
     }
 
+    /// Remembers a taken chain, if its id is free.
+    #[inline]
+    pub(crate) fn begin_free(
+        &mut self,
+        id: u16,
+        descriptors: u16,
+        writable: u32,
+    ) -> Result<(), RingError> {
+        let slot = self.slots.get_mut(usize::from(id));
+        let slot = slot.ok_or(RingError::IdOutOfRange)?;
+        if slot.descriptors != 0 {
+            return Err(RingError::DuplicateId);
+        }
+        *slot = Slot {
+            descriptors,
+            done: false,
+            writable,
+            written: 0,
+        };
+        if self.in_order {
+            self.append(id);
+        }
+        Ok(())
+    }
+
     /// Remembers a taken chain; `id` passed [`InFlight::check_free`].
     #[inline]
     pub(crate) fn begin(&mut self, id: u16, descriptors: u16, writable_bytes: u64) {

@@ -257,7 +257,6 @@ impl Queue {
             }
         }
         self.ring.complete(token, written)?;
-        self.counters.completed(1);
         if let Some(recorder) = &mut self.recorder {
             recorder.completed(token);
         }
@@ -267,6 +266,19 @@ impl Queue {
     /// Makes all completed chains visible in one step and interrupts the driver if it wants that.
     #[inline]
     pub fn publish(&mut self) {
+        if self.recorder.is_some() || !self.ring_log.is_empty() {
+            return self.publish_noted();
+        }
+        let before = self.ring.in_flight();
+        let wanted = self.ring.publish();
+        let count = before - self.ring.in_flight();
+        if count != 0 {
+            self.published(count, wanted);
+        }
+    }
+
+    /// As [`Self::publish`], for a queue with a record or a log.
+    fn publish_noted(&mut self) {
         let count = self.ring.publishable();
         if count == 0 {
             return;
@@ -278,11 +290,17 @@ impl Queue {
             recorder.before_publish(count);
         }
         let wanted = self.ring.publish();
-        self.unpublished = self.unpublished.saturating_sub(count);
         if let Some(recorder) = &mut self.recorder {
             recorder.after_publish(count);
         }
         self.mark_ring();
+        self.published(count, wanted);
+    }
+
+    #[inline]
+    fn published(&mut self, count: usize, wanted: bool) {
+        self.unpublished = self.unpublished.saturating_sub(count);
+        self.counters.completed(count as u64);
         self.counters.published(1);
         if wanted {
             self.interrupt();

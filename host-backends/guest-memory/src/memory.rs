@@ -271,8 +271,9 @@ impl GuestMemory {
     /// The region that holds guest address `addr`, and the offset in it.
     #[inline]
     pub(crate) fn find(&self, addr: u64) -> Option<(&Region, u64)> {
-        let after = self.regions.partition_point(|r| r.spec.guest_addr <= addr);
-        let region = self.regions.get(after.checked_sub(1)?)?;
+        // Backwards, for there are few regions, and most of the memory is in the last.
+        let below = |region: &&Region| region.spec.guest_addr <= addr;
+        let region = self.regions.iter().rev().find(below)?;
         let offset = addr - region.spec.guest_addr;
         (offset < region.spec.size).then_some((region, offset))
     }

@@ -141,8 +141,14 @@ impl PackedDevice {
     ) -> Result<u16, RingError> {
         let room = self.config.size - self.descriptors;
         let mut position = self.next_avail;
-        let mut chain = ChainBuilder::new(batch);
         let mut descriptor = Descriptor::from_packed(self.ring.addr(position.slot()), rest);
+        if room != 0 && descriptor.is_single() && !batch.keeps_raw() {
+            let (id, in_flight) = (descriptor.extra, &mut self.in_flight);
+            descriptor.finish_single(id, batch, |bytes| in_flight.begin_free(id, 1, bytes))?;
+            self.chains += 1;
+            return Ok(1);
+        }
+        let mut chain = ChainBuilder::new(batch);
         for count in 1..=room {
             if self.add_descriptor(memory, &mut chain, &descriptor, count == 1)? {
                 self.begin(chain, descriptor.extra, count)?;

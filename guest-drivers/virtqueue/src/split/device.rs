@@ -161,6 +161,14 @@ impl SplitDevice {
         batch: &mut ChainBatch,
         head: u16,
     ) -> Result<(), RingError> {
+        if head <= self.mask {
+            let first = self.descriptor(head);
+            if first.is_single() {
+                let in_flight = &mut self.in_flight;
+                return first
+                    .finish_single(head, batch, |bytes| in_flight.begin_free(head, 1, bytes));
+            }
+        }
         match self.in_flight.check_free(head) {
             Err(RingError::IdOutOfRange) => return Err(RingError::DescriptorIndex),
             other => other?,
@@ -176,6 +184,15 @@ impl SplitDevice {
         Ok(())
     }
 
+    /// The descriptor at `index`, read once.
+    #[inline]
+    fn descriptor(&self, index: u16) -> Descriptor {
+        let word = 2 * usize::from(index);
+        let addr = self.table.load(word, Ordering::Relaxed);
+        let rest = self.table.load(word + 1, Ordering::Relaxed);
+        Descriptor::from_split(addr, rest)
+    }
+
     /// Follows a chain; its length is bounded by the queue's, so a loop ends as too long.
     #[inline]
     fn walk(
@@ -189,10 +206,7 @@ impl SplitDevice {
             if next > self.mask {
                 return Err(RingError::DescriptorIndex);
             }
-            let word = 2 * usize::from(next);
-            let addr = self.table.load(word, Ordering::Relaxed);
-            let rest = self.table.load(word + 1, Ordering::Relaxed);
-            let descriptor = Descriptor::from_split(addr, rest);
+            let descriptor = self.descriptor(next);
             if descriptor.has(descriptor_flags::INDIRECT) {
                 if !self.config.indirect {
                     return Err(RingError::IndirectNotNegotiated);

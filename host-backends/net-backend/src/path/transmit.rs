@@ -253,10 +253,8 @@ impl Burst {
     /// A chain was completed before: a mistake of ours.
     #[inline]
     pub fn complete(&mut self, queue: &mut Queue) -> Result<(), Error> {
-        for at in 0..self.batch.len() {
-            if let Some(chain) = self.batch.get(at) {
-                queue.complete(chain.token, 0)?;
-            }
+        for token in self.batch.tokens() {
+            queue.complete(token, 0)?;
         }
         self.batch.clear();
         self.frames.clear();

@@ -36,6 +36,32 @@ const NOWHERE: u16 = u16::MAX - 1;
 /// Frame that is delivered.
 const GONE: u16 = u16::MAX - 2;
 
+/// Where the frames of a burst go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ways {
+    /// There are none.
+    None,
+    /// All to one port, or all to nobody.
+    One(u16),
+    /// To several ports.
+    Several,
+    /// One at least to all ports.
+    All,
+}
+
+impl Ways {
+    #[inline]
+    fn and(self, to: u16) -> Self {
+        match self {
+            Self::All => self,
+            _ if to == FLOOD => Self::All,
+            Self::None => Self::One(to),
+            Self::One(before) if before == to => self,
+            Self::One(_) | Self::Several => Self::Several,
+        }
+    }
+}
+
 /// An answer of the table.
 #[derive(Clone, Copy, Debug)]
 struct Known {
@@ -83,9 +109,13 @@ impl Sender {
         if self.ports.refresh(&self.switch.ports) {
             self.known = [UNKNOWN; KNOWN];
         }
-        let flood = self.address(burst);
+        let ways = self.address(burst);
         let ports = Arc::clone(self.ports.get());
-        if flood {
+        if let Ways::One(to) = ways {
+            if let Some(Some(port)) = ports.list.get(usize::from(to)) {
+                self.bring(port, burst, memory, |_| true);
+            }
+        } else if ways == Ways::All {
             for (number, port) in ports.list.iter().enumerate() {
                 if let Some(port) = port.as_ref().filter(|_| number != usize::from(self.number)) {
                     let number = number as u16;
@@ -96,6 +126,11 @@ impl Sender {
         } else {
             self.deliver_in_turn(&ports, burst, memory);
         }
+        self.count(burst, tally);
+    }
+
+    #[inline]
+    fn count(&self, burst: &Burst, tally: &TransmitTally) {
         let (mut frames, mut bytes, mut nowhere) = (0, 0, 0);
         for frame in &burst.frames {
             if frame.to == NOWHERE {
@@ -133,12 +168,12 @@ impl Sender {
         }
     }
 
-    /// Finds each frame's destination and learns its source; whether one is for all.
+    /// Finds each frame's destination and learns its source.
     #[inline]
-    fn address(&mut self, burst: &mut Burst) -> bool {
+    fn address(&mut self, burst: &mut Burst) -> Ways {
         let now = self.switch.now();
         let changes = self.switch.table.changes();
-        let mut flood = false;
+        let mut ways = Ways::None;
         for position in 0..burst.frames.len() {
             let head = burst.head(position);
             let Some((destination, rest)) = head.split_first_chunk::<6>() else {
@@ -148,12 +183,12 @@ impl Sender {
                 self.learn(Address::new(*source), now);
             }
             let to = self.find(Address::new(*destination), changes, now);
-            flood |= to == FLOOD;
+            ways = ways.and(to);
             if let Some(frame) = burst.frames.get_mut(position) {
                 frame.to = to;
             }
         }
-        flood
+        ways
     }
 
     #[inline]
