@@ -17,6 +17,10 @@ use crate::cpu;
 /// Time for a flow to become steady.
 const SETTLE: Duration = Duration::from_millis(700);
 
+/// Bursts of 32 frames that go round between two ports: nearly as many frames as a ring holds, so that neither side
+/// waits for the other.
+const FIRST: u32 = 28;
+
 /// Which way frames go, seen from the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
@@ -215,7 +219,7 @@ fn client(
     let mut client = Testpmd::start(&spec, folder)?;
     client.say(&format!("set txpkts {}", job.bytes))?;
     match job.way {
-        Way::Between => client.say("start tx_first 8")?,
+        Way::Between => client.say(&format!("start tx_first {FIRST}"))?,
         Way::PingPong => {
             client.say("set burst 1")?;
             client.say("start tx_first 1")?;
