@@ -13,6 +13,7 @@ use virtio_spec::net::ETHERNET_HEADER_SIZE;
 use virtio_spec::net::HASH_HEADER_SIZE;
 use virtio_spec::net::HEADER_SIZE;
 use virtio_spec::net::Header;
+use virtio_spec::net::gso;
 use virtqueue::Segment;
 use zerocopy::FromBytes;
 
@@ -46,7 +47,9 @@ impl Tail for NoTail {
     }
 }
 
-/// Where the link's header and `num_buffers` are; the hash follows.
+/// Where the fields of the header are.
+const FLAGS: usize = 0;
+const GSO_TYPE: usize = 1;
 const NUM_BUFFERS: usize = 10;
 /// Bytes of a small frame: the standard MTU's, with two VLAN tags.
 const SMALL: usize = 1500 + 14 + 8;
@@ -90,7 +93,11 @@ impl Receiving<'_> {
         let header_size = self.view().header_size();
         let small = header_size + SMALL;
         let capacity = header_size + self.largest_frame();
-        let plain = header_size == HEADER_SIZE && !self.view().looks() && self.policy().is_none();
+        let plain = header_size == HEADER_SIZE
+            && self.view().offloads().csum
+            && !self.view().looks()
+            && self.policy().is_none();
+        let longest = HEADER_SIZE + self.view().max_frame();
         let mut frames = 0;
         while frames < max {
             if let Some(pending) = self.pending() {
@@ -105,23 +112,9 @@ impl Receiving<'_> {
                 behind,
                 large,
             } = &mut *landing;
-            spans.clear();
-            let single = self.single(&memory, wanted).filter(|_| plain);
-            let laid_out = match single {
-                Some(segment) => memory.iovecs(&[segment], spans).is_ok(),
-                None => false,
+            let Some(single) = self.lay_out(&memory, spans, wanted, plain) else {
+                return Ok((frames, Ended::Starved));
             };
-            if !laid_out {
-                spans.clear();
-                let Some((count, _)) = self.gather_room(wanted) else {
-                    return Ok((frames, Ended::Starved));
-                };
-                if !self.spans(&memory, count, spans) {
-                    self.tally().bad_chain.add(1);
-                    self.use_chains(count, 0);
-                    continue;
-                }
-            }
             let Received::Frame(bytes) = link.receive(spans, behind)? else {
                 return Ok((frames, Ended::Empty));
             };
@@ -133,7 +126,8 @@ impl Receiving<'_> {
             };
             let inside = spans.total_len();
             if let Some(segment) = single
-                && (HEADER_SIZE + ETHERNET_HEADER_SIZE..=segment.len as usize).contains(&bytes)
+                && bytes >= HEADER_SIZE + ETHERNET_HEADER_SIZE
+                && bytes <= longest.min(segment.len as usize)
             {
                 // Mapped a moment ago, in the same snapshot.
                 let _ = memory.write(segment.addr + NUM_BUFFERS as u64, &1_u16.to_le_bytes());
@@ -145,6 +139,33 @@ impl Receiving<'_> {
             }
         }
         Ok((frames, Ended::Enough))
+    }
+
+    /// Lays out room for `wanted` bytes, or what there is. `None` if there are no buffers; a segment if it is the only
+    /// one, and the frame needs no look.
+    #[inline]
+    fn lay_out(
+        &mut self,
+        memory: &GuestMemory,
+        spans: &mut IoVecs,
+        wanted: usize,
+        plain: bool,
+    ) -> Option<Option<Segment>> {
+        loop {
+            spans.clear();
+            if let Some(segment) = self.single(memory, wanted).filter(|_| plain)
+                && memory.iovecs(&[segment], spans).is_ok()
+            {
+                return Some(Some(segment));
+            }
+            spans.clear();
+            let (count, _) = self.gather_room(wanted)?;
+            if self.spans(memory, count, spans) {
+                return Some(None);
+            }
+            self.tally().bad_chain.add(1);
+            self.use_chains(count, 0);
+        }
     }
 
     /// Finds room for what lies behind the buffers; `false` if there is none yet.
@@ -219,6 +240,13 @@ impl Receiving<'_> {
         let Some(count) = self.chains_for(total) else {
             return;
         };
+        if len > self.view().max_frame() {
+            let mut kind = [0];
+            self.read(memory, count, GSO_TYPE, &mut kind);
+            if kind == [gso::NONE] {
+                return self.tally().too_long.add(1);
+            }
+        }
         let mut head = [0; HEAD_BYTES];
         if self.view().looks() || self.policy().is_some() {
             let got = self.read_head(memory, count, &mut head);
@@ -236,6 +264,10 @@ impl Receiving<'_> {
                 bytes[4..6].copy_from_slice(&report.to_le_bytes());
                 self.patch(memory, count, HEADER_SIZE, &bytes);
             }
+        }
+        if !self.view().offloads().csum {
+            // The kernel tells of checksums that it has verified, asked or not (sec. 5.1.6.4.1).
+            self.patch(memory, count, FLAGS, &[0]);
         }
         let buffers = u16::try_from(count).unwrap_or(u16::MAX).to_le_bytes();
         self.patch(memory, count, NUM_BUFFERS, &buffers);

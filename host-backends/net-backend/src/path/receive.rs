@@ -11,6 +11,7 @@ use guest_memory::Cursor;
 use guest_memory::EventFd;
 use guest_memory::GuestMemory;
 use virtio_spec::net::ETHERNET_HEADER_SIZE;
+use virtio_spec::net::gso;
 use virtqueue::Chain;
 use virtqueue::ChainBatch;
 use virtqueue::Segment;
@@ -103,6 +104,10 @@ impl<'a> Receiving<'a> {
         }
         if !fits(view.offloads(), &frame.header) {
             return Outcome::Unfit;
+        }
+        if frame.len > view.max_frame() && frame.header.gso_type == gso::NONE {
+            self.tally.too_long.add(1);
+            return Outcome::Done;
         }
         if *next == batch.len() {
             batch.clear();

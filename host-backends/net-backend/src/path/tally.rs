@@ -108,6 +108,8 @@ tallies! {
         starved => receive_starved_total,
         /// Frames dropped because the guest's buffers are too small for them.
         too_small => receive_too_small_total,
+        /// Frames longer than the MTU that the driver was told.
+        too_long => receive_too_long_total,
         /// Buffers that lie outside of guest memory; frames for them are lost.
         bad_chain => receive_bad_chains_total,
         /// Frames whose sender took their memory away.

@@ -8,6 +8,7 @@ use net_link::Offloads;
 use virtio_spec::net::feature;
 
 use crate::path::tally::ReceiveTally;
+use crate::port::MAX_FRAME;
 use crate::port::PortState;
 use crate::published::Follower;
 use crate::published::Published;
@@ -19,6 +20,8 @@ pub(crate) struct View {
     header_size: usize,
     mergeable: bool,
     offloads: Offloads,
+    /// Most bytes of a frame that is not to be cut.
+    max_frame: usize,
     /// Frames need no look.
     open: bool,
     hashes: bool,
@@ -30,6 +33,11 @@ impl View {
             header_size: state.header_size(),
             mergeable: state.has(feature::MRG_RXBUF),
             offloads: state.offloads,
+            max_frame: if state.has(feature::MTU) {
+                state.max_frame()
+            } else {
+                MAX_FRAME
+            },
             open: state.link_up && state.receive.is_open(),
             hashes: state.has(feature::HASH_REPORT),
             state,
@@ -64,6 +72,12 @@ impl View {
     #[inline]
     pub fn offloads(&self) -> Offloads {
         self.offloads
+    }
+
+    /// Most bytes of a frame that is not to be cut (virtio 1.4 sec. 5.1.4.1).
+    #[inline]
+    pub fn max_frame(&self) -> usize {
+        self.max_frame
     }
 
     /// Whether a frame's first bytes are needed to deliver it.

@@ -219,6 +219,48 @@ fn a_queue_that_is_taken_from_its_shelf_holds_no_buffers_back() {
 }
 
 #[test]
+fn a_guest_without_checksums_gets_no_flags_from_a_link() {
+    for (features, flags) in [(MERGEABLE, 0), (MERGEABLE | OFFLOADS, 2)] {
+        let mut rig = rig(features, Offloads::ALL);
+        let header = Header {
+            flags: 2,
+            ..Header::default()
+        };
+        let bytes = [header.as_bytes(), &frame(9, 1, 60)].concat();
+        lock(&rig.wire).waiting.push_back(bytes);
+        rig.ready.notify();
+        rig.guest.post(&[2000]);
+        rig.guest.run();
+        let got = rig.guest.got();
+        assert_eq!(got.len(), 1);
+        assert_eq!(got[0].header.flags, flags);
+        assert_eq!(got[0].frame, frame(9, 1, 60));
+    }
+}
+
+#[test]
+fn frames_from_a_link_beyond_the_mtu_are_dropped_unless_they_are_to_be_cut() {
+    let mut rig = rig(MERGEABLE | OFFLOADS | net::MTU, Offloads::ALL);
+    rig.guest.port.update(|state| state.mtu = 1400);
+    let most = 1400 + crate::port::ETHERNET_ROOM;
+    rig.arrive(&frame(9, 1, most));
+    let header = Header {
+        flags: 1,
+        gso_type: 1,
+        gso_size: 1000.into(),
+        ..Header::default()
+    };
+    let large = [header.as_bytes(), &frame(9, 1, 3000)].concat();
+    lock(&rig.wire).waiting.push_back(large);
+    rig.arrive(&frame(9, 1, most + 1));
+    rig.post_each(&[1526, 1526, 1526, 1526]);
+    rig.guest.run();
+    let lengths: Vec<usize> = rig.guest.got().iter().map(|got| got.frame.len()).collect();
+    assert_eq!(lengths, [most, 3000]);
+    assert_eq!(rig.guest.totals().receive_too_long_total, 1);
+}
+
+#[test]
 fn a_full_link_is_waited_for_shortly_and_once() {
     let mut rig = rig(PLAIN, Offloads::ALL);
     lock(&rig.wire).room = Some(3);

@@ -73,6 +73,19 @@ fn row_15_a_frame_larger_than_its_only_buffer_is_dropped_and_the_buffer_stays() 
 }
 
 #[test]
+fn frames_of_a_neighbour_beyond_the_mtu_are_dropped() {
+    let (mut a, mut b) = guests(MERGEABLE | net::MTU);
+    b.port.update(|state| state.mtu = 1000);
+    let most = 1000 + crate::port::ETHERNET_ROOM;
+    b.post(&[2000]);
+    a.send_all(&[frame(1, 2, most + 1)]);
+    assert!(b.buffers().is_empty());
+    assert_eq!(b.totals().receive_too_long_total, 1);
+    a.send_all(&[frame(1, 2, most)]);
+    assert!(b.got()[0].frame == frame(1, 2, most));
+}
+
+#[test]
 fn frames_are_spread_over_as_many_buffers_as_they_need() {
     for packed in [0, ring::RING_PACKED, ring::IN_ORDER] {
         let (mut a, mut b) = guests(MERGEABLE | packed);
