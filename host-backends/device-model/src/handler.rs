@@ -1,6 +1,7 @@
 //! What serves one queue. One rule: all calls come from the queue's worker thread, and none waits for new work.
 
 use crate::Error;
+use crate::Moderator;
 use crate::Queue;
 use guest_memory::GuestMemory;
 use std::os::fd::BorrowedFd;
@@ -62,6 +63,12 @@ pub trait QueueHandler: Send {
     /// Such a worker calls `run` only when [`Self::completion_fd`] is readable, with the queue taken back for the
     /// call: the place to report an error that a user of the queue met.
     fn shelf(&self) -> Option<Arc<dyn Shelf>> {
+        None
+    }
+
+    /// What holds interrupts of the queue back, if the driver may ask for that. Asked once, at the start of a worker,
+    /// which then also sleeps on it.
+    fn moderator(&self) -> Option<Arc<Moderator>> {
         None
     }
 

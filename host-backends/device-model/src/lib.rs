@@ -12,6 +12,7 @@ mod handler;
 mod inflight;
 mod inflight_packed;
 mod inflight_split;
+mod moderator;
 mod queue;
 mod recorder;
 
@@ -27,6 +28,7 @@ pub use handler::Shelf;
 pub use inflight::InflightRegion;
 pub use inflight::NewInflight;
 pub use inflight::QueueRecord;
+pub use moderator::Moderator;
 pub use queue::Queue;
 pub use queue::QueueSetup;
 pub use queue::RingAddresses;

@@ -2,8 +2,10 @@
 //! counters. One rule: what must happen around taking and publishing happens here, so that no device can forget it.
 
 use crate::Error;
+use crate::Moderator;
 use crate::QueueCounters;
 use crate::inflight::QueueRecord;
+use crate::moderator::Verdict;
 use crate::recorder::Recorded;
 use crate::recorder::Recorder;
 use guest_memory::EventFd;
@@ -69,6 +71,8 @@ pub struct Queue {
     /// Writable parts of chains in flight, by token id; empty unless the memory logs.
     writable: Vec<Vec<Segment>>,
     call: Option<Arc<EventFd>>,
+    /// Holds interrupts back.
+    moderator: Option<Arc<Moderator>>,
     /// Workers of other front-ends use the queue too.
     shared: bool,
     counters: Arc<QueueCounters>,
@@ -117,6 +121,7 @@ impl Queue {
             ring_log,
             writable,
             call,
+            moderator: None,
             shared: false,
             counters,
             memory,
@@ -302,8 +307,46 @@ impl Queue {
         self.unpublished = self.unpublished.saturating_sub(count);
         self.counters.completed(count as u64);
         self.counters.published(1);
-        if wanted {
-            self.interrupt();
+        match &self.moderator {
+            None if wanted => self.interrupt(),
+            None => {}
+            Some(moderator) => self.moderate(moderator.judge(wanted, count)),
+        }
+    }
+
+    #[inline]
+    fn moderate(&self, verdict: Verdict) {
+        match verdict {
+            Verdict::Nothing => {}
+            Verdict::Interrupt => self.interrupt(),
+            // Counted here, by the holder of the queue, and sent later, perhaps by another.
+            Verdict::Hold => self.counters.interrupts(self.call.is_some().into()),
+            Verdict::InterruptHeld => self.call_driver(),
+        }
+    }
+
+    /// From now on `moderator` may hold interrupts back.
+    pub fn set_moderator(&mut self, moderator: Option<Arc<Moderator>>) {
+        self.moderator = moderator;
+    }
+
+    /// What may hold interrupts back.
+    pub fn moderator(&self) -> Option<&Moderator> {
+        self.moderator.as_deref()
+    }
+
+    /// Sends an interrupt that was held back and is due.
+    #[inline]
+    pub fn interrupt_if_late(&self) {
+        if self.moderator.as_ref().is_some_and(|held| held.take_late()) {
+            self.call_driver();
+        }
+    }
+
+    /// Sends an interrupt that was held back, due or not: nobody looks at it any more.
+    pub fn interrupt_if_held(&self) {
+        if self.moderator.as_ref().is_some_and(|held| held.take()) {
+            self.call_driver();
         }
     }
 
@@ -316,14 +359,18 @@ impl Queue {
 
     /// Interrupts the driver, wanted or not.
     pub fn interrupt(&self) {
-        if let Some(call) = &self.call {
-            if self.shared {
-                call.notify_unless_full();
-            } else {
-                call.notify();
-            }
+        if self.call.is_some() {
+            self.call_driver();
             self.counters.interrupts(1);
         }
+    }
+
+    fn call_driver(&self) {
+        match &self.call {
+            Some(call) if self.shared => call.notify_unless_full(),
+            Some(call) => call.notify(),
+            None => false,
+        };
     }
 
     /// Replaces the interrupt; the driver is interrupted once through the new one, since a call through the old one

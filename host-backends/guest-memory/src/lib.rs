@@ -21,6 +21,7 @@ mod shared;
 pub mod sigbus;
 mod size;
 pub mod socket;
+mod timer;
 
 pub use cursor::Cursor;
 pub use dirty_log::DirtyLog;
@@ -37,6 +38,7 @@ pub use release::HostPage;
 pub use release::Released;
 pub use shared::SharedMemory;
 pub use size::ByteSize;
+pub use timer::Timer;
 
 #[cfg(test)]
 mod tests;

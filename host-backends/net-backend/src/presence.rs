@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
 use device_model::Error;
+use device_model::Moderator;
 use device_model::Progress;
 use device_model::Queue;
 use device_model::QueueHandler;
@@ -23,6 +24,7 @@ pub(crate) struct Present {
     control: Arc<Control>,
     index: u16,
     counted: AtomicBool,
+    moderator: Option<Arc<Moderator>>,
 }
 
 impl Present {
@@ -32,6 +34,7 @@ impl Present {
             control: Arc::clone(control),
             index,
             counted: AtomicBool::new(false),
+            moderator: control.moderator(index),
         };
         present.begin();
         present
@@ -76,6 +79,10 @@ impl QueueHandler for Present {
         // Asked at each start of a worker, which calls `run` only in trouble if there is a shelf.
         self.begin();
         self.handler.shelf()
+    }
+
+    fn moderator(&self) -> Option<Arc<Moderator>> {
+        self.moderator.clone()
     }
 
     fn in_flight(&self) -> usize {

@@ -6,6 +6,7 @@ mod parked;
 use crate::Polling;
 use crate::polling::Poller;
 use device_model::Error;
+use device_model::Moderator;
 use device_model::Queue;
 use device_model::QueueHandler;
 use guest_memory::EventFd;
@@ -200,7 +201,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// The thread's body: serves until the end, then reports.
-fn run(job: Job, shared: &Shared, sender: &Sender<Remains>) {
+fn run(mut job: Job, shared: &Shared, sender: &Sender<Remains>) {
+    job.queue.set_moderator(job.handler.moderator());
     let ended = job.ended.clone();
     let (remains, asked) = match job.handler.shelf() {
         Some(shelf) => parked::run(job, shelf, shared),
@@ -269,6 +271,7 @@ fn conclude(
     {
         err.notify();
     }
+    queue.interrupt_if_held();
     let asked = failure.is_none();
     let remains = Remains {
         base: queue.base(),
@@ -309,6 +312,7 @@ impl State<'_> {
                 self.poller.activity();
             } else if self.poller.poll_on() {
                 self.queue.counters().empty_polls(1);
+                self.queue.interrupt_if_late();
                 std::hint::spin_loop();
             } else {
                 self.sleep();
@@ -373,10 +377,27 @@ impl State<'_> {
         self.queue.disarm();
     }
 
-    /// Waits for a kick, a command or a completion.
+    /// Waits for a kick, a command, a completion or the time of an interrupt.
     fn wait(&self) {
-        let _ = wait(self.shared, self.kick.as_deref(), &*self.handler);
+        let sources = Sources {
+            shared: self.shared,
+            kick: self.kick.as_deref(),
+            handler: &*self.handler,
+            moderator: self.queue.moderator(),
+        };
+        let woken = sources.wait();
+        if woken.rang {
+            self.queue.interrupt_if_late();
+        }
     }
+}
+
+/// What ends a sleep.
+struct Sources<'a> {
+    shared: &'a Shared,
+    kick: Option<&'a EventFd>,
+    handler: &'a dyn QueueHandler,
+    moderator: Option<&'a Moderator>,
 }
 
 /// What a sleep ended with.
@@ -385,29 +406,43 @@ struct Woken {
     kicked: bool,
     /// The handler's descriptor is readable.
     completed: bool,
+    /// An interrupt that was held back may be due.
+    rang: bool,
 }
 
-/// Sleeps until a kick, a command or a completion.
-fn wait(shared: &Shared, kick: Option<&EventFd>, handler: &dyn QueueHandler) -> Woken {
-    let control = shared.control.as_fd();
-    let completion = handler.completion_fd();
-    // A descriptor that is absent repeats the control descriptor, which keeps the array on the stack.
-    let watched = [
-        control,
-        kick.map_or(control, |kick| kick.as_fd()),
-        completion.unwrap_or(control),
-    ];
-    let mut fds = watched.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-    let timeout = kick
-        .is_none()
-        .then(|| TimeSpec::from_duration(KICKLESS_PERIOD));
-    let _ = nix::poll::ppoll(&mut fds, timeout, None);
-    let [_, kicked, completed] = fds.map(|fd| fd.any().unwrap_or(false));
-    if let Some(kick) = kick {
-        kick.drain();
-    }
-    Woken {
-        kicked: kicked || kick.is_none(),
-        completed: completed && completion.is_some(),
+impl Sources<'_> {
+    /// Sleeps until a kick, a command, a completion or the time of an interrupt.
+    fn wait(&self) -> Woken {
+        let control = self.shared.control.as_fd();
+        let completion = self.handler.completion_fd();
+        // A descriptor that is absent repeats the control descriptor, which keeps the array on the stack.
+        let watched = [
+            control,
+            self.kick.map_or(control, |kick| kick.as_fd()),
+            completion.unwrap_or(control),
+            self.moderator.map_or(control, |timer| timer.as_fd()),
+        ];
+        let mut fds = watched.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let timeout = self
+            .kick
+            .is_none()
+            .then(|| TimeSpec::from_duration(KICKLESS_PERIOD));
+        // Few queues have the last.
+        let (fewer, all) = (fds.len() - 1, fds.len());
+        let used = if self.moderator.is_some() { all } else { fewer };
+        let (used, _) = fds.split_at_mut(used);
+        let _ = nix::poll::ppoll(used, timeout, None);
+        let [_, kicked, completed, rang] = fds.map(|fd| fd.any().unwrap_or(false));
+        if let Some(kick) = self.kick {
+            kick.drain();
+        }
+        if let Some(moderator) = self.moderator.filter(|_| rang) {
+            moderator.rang();
+        }
+        Woken {
+            kicked: kicked || self.kick.is_none(),
+            completed: completed && completion.is_some(),
+            rang: rang && self.moderator.is_some(),
+        }
     }
 }

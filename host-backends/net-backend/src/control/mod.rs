@@ -10,11 +10,13 @@ mod journal;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::Weak;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
 use device_model::DeviceRecord;
+use device_model::Moderator;
 use net_link::Offloads;
 use virtio_spec::net::control::Coalescing;
 use virtio_spec::net::feature;
@@ -37,7 +39,8 @@ pub(crate) use command::RssSetup;
 pub(crate) use handler::ControlQueue;
 pub(crate) use journal::RECORD_BYTES;
 
-/// When the driver is to be interrupted (sec. 5.1.6.5.7), which a device follows as well as it can.
+/// When the driver is to be interrupted (sec. 5.1.6.5.7), which a device follows as well as it can; a buffer counts as a
+/// packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Moderation {
     pub max_packets: u32,
@@ -69,6 +72,8 @@ struct Settings {
     moderation_of_new: [Moderation; 2],
     /// By virtqueue, for queues that a driver set up in another life of this card and that did not start in this yet.
     moderation_of_old: BTreeMap<u16, Moderation>,
+    /// What holds back the interrupts of each virtqueue.
+    moderators: BTreeMap<u16, Weak<Moderator>>,
     /// Queues that run.
     started: Vec<bool>,
 }
@@ -207,10 +212,28 @@ impl Control {
         if let Some(place) = settings.moderation.get_mut(index) {
             *place = old.unwrap_or(new);
         }
+        settings.apply();
         if let Some(place) = settings.started.get_mut(index) {
             *place = true;
         }
         self.settle_pairs(&settings);
+    }
+
+    /// What holds back the interrupts of a data queue, if its driver can ask for that. Without one every interrupt is
+    /// sent, as the device may (sec. 5.1.6.5.7.2).
+    pub fn moderator(&self, index: u16) -> Option<Arc<Moderator>> {
+        let state = self.port.state();
+        if !state.has(feature::NOTF_COAL) && !state.has(feature::VQ_NOTF_COAL) {
+            return None;
+        }
+        let made = Moderator::new().map(Arc::new);
+        let made = made.inspect_err(|error| tracing::warn!(%error, "interrupts are not held back"));
+        let moderator = made.ok()?;
+        let mut settings = lock(&self.settings);
+        settings
+            .moderators
+            .insert(index, Arc::downgrade(&moderator));
+        Some(moderator)
     }
 
     /// A data queue stops.
@@ -269,6 +292,7 @@ impl Control {
             Command::ModerateQueue(index, moderation) => {
                 let mut settings = lock(&self.settings);
                 *settings.running(index)? = moderation;
+                settings.apply();
             }
             Command::AskModeration(index) => {
                 let mut settings = lock(&self.settings);
@@ -314,10 +338,21 @@ impl Control {
         for place in settings.moderation.iter_mut().skip(odd).step_by(2) {
             *place = moderation;
         }
+        settings.apply();
     }
 }
 
 impl Settings {
+    /// Tells the queues how they are set.
+    fn apply(&self) {
+        for (index, moderator) in &self.moderators {
+            let set = self.moderation.get(usize::from(*index));
+            if let (Some(moderator), Some(set)) = (moderator.upgrade(), set) {
+                moderator.set(set.max_packets, set.max_usecs);
+            }
+        }
+    }
+
     /// The moderation of a queue that runs.
     fn running(&mut self, index: u16) -> Result<&mut Moderation, Refusal> {
         let index = usize::from(index);

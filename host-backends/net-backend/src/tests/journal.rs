@@ -239,6 +239,27 @@ fn a_queue_that_starts_anew_loses_its_moderation_for_good() {
 }
 
 #[test]
+fn interrupts_are_held_back_as_ordered_in_this_life_and_the_next() {
+    let place = place();
+    let mut life = Life::new(&place);
+    let limits = |life: &Life| -> Vec<(u32, u32)> {
+        let moderators = life.queues.iter().map(|queue| queue.moderator());
+        let limits = moderators.map(|moderator| moderator.expect("a moderator").limits());
+        limits.collect()
+    };
+    assert_eq!(limits(&life), [(0, 0); 4]);
+    life.order(COALESCING, 1, &[7, 0, 0, 0, 9, 0, 0, 0]);
+    assert_eq!(limits(&life), [(7, 9), (0, 0), (7, 9), (0, 0)]);
+    life.order(COALESCING, 2, &[1, 0, 0, 0, 3, 0, 0, 0, 0, 1, 0, 0]);
+    let ordered = [(7, 9), (3, 256), (7, 9), (0, 0)];
+    assert_eq!(limits(&life), ordered);
+    assert_eq!(limits(&Life::new(&place)), ordered);
+    let none = card(spec()).features() & !(feature::NOTF_COAL | feature::VQ_NOTF_COAL);
+    let other = Life::with(&place, none);
+    assert!(other.queues.iter().all(|queue| queue.moderator().is_none()));
+}
+
+#[test]
 fn records_that_lie_are_taken_as_a_drivers_word_and_no_more() {
     let place = place();
     let fresh = Life::new(&place).state();

@@ -6,10 +6,11 @@ use super::Failure;
 use super::Job;
 use super::Remains;
 use super::Shared;
+use super::Sources;
 use super::Stop;
 use super::conclude;
-use super::wait;
 use device_model::Error;
+use device_model::Moderator;
 use device_model::Queue;
 use device_model::QueueHandler;
 use device_model::Shelf;
@@ -26,6 +27,8 @@ pub(super) fn run(job: Job, shelf: Arc<dyn Shelf>, shared: &Shared) -> (Remains,
     queue.disarm();
     let mut parked = Parked {
         memory: queue.memory().clone(),
+        moderator: job.handler.moderator(),
+        call: job.call,
         queue: Some(queue),
         handler: job.handler,
         kick: job.kick,
@@ -52,6 +55,9 @@ struct Parked<'a> {
     queue: Option<Queue>,
     handler: Box<dyn QueueHandler>,
     kick: Option<Arc<EventFd>>,
+    /// For interrupts that were held back, whose time comes while others have the queue.
+    call: Option<Arc<EventFd>>,
+    moderator: Option<Arc<Moderator>>,
     err: Option<Arc<EventFd>>,
     shelf: Arc<dyn Shelf>,
     memory: Arc<GuestMemory>,
@@ -69,9 +75,18 @@ impl Parked<'_> {
             if let Some(queue) = self.queue.take() {
                 self.shelf.put(queue);
             }
-            let woken = wait(self.shared, self.kick.as_deref(), &*self.handler);
+            let sources = Sources {
+                shared: self.shared,
+                kick: self.kick.as_deref(),
+                handler: &*self.handler,
+                moderator: self.moderator.as_deref(),
+            };
+            let woken = sources.wait();
             if self.memory.poisoned() {
                 return Err(Failure::Poisoned);
+            }
+            if woken.rang {
+                self.interrupt_if_late();
             }
             if woken.completed {
                 self.look()?;
@@ -79,6 +94,13 @@ impl Parked<'_> {
             if woken.kicked {
                 self.shelf.kicked();
             }
+        }
+    }
+
+    fn interrupt_if_late(&self) {
+        let late = self.moderator.as_ref().is_some_and(|held| held.take_late());
+        if let Some(call) = self.call.as_ref().filter(|_| late) {
+            call.notify_unless_full();
         }
     }
 
@@ -110,6 +132,7 @@ impl Parked<'_> {
         for command in self.shared.take_commands() {
             match command {
                 Command::SetCall(call) => {
+                    self.call.clone_from(&call);
                     if let Some(queue) = &mut self.queue {
                         queue.set_call(call);
                     }
