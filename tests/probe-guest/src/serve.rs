@@ -125,7 +125,8 @@ impl Peer<'_> {
                         self.bad += u64::from(flow.bad);
                         self.connections += 1;
                         told(flow, &self.net);
-                        place.flow = None;
+                        // Asked to quit, it does not listen again, which would forget the greeting too.
+                        (place.flow, place.have) = (None, 0);
                     }
                 }
             }
