@@ -1,7 +1,7 @@
 //! One TCP connection with a verified stream in each direction that its mode names.
 //!
-//! Rule: a connection begins with 24 bytes of its client: a magic number, the mode, the seed. The client's stream follows; the server's
-//! stream has the inverted seed. Every byte is compared where it arrives.
+//! Rule: a connection begins with 24 bytes of its client: a magic number, the mode, how much the server sends, the seed. The client's
+//! stream follows; the server's stream has the inverted seed. Every byte is compared where it arrives.
 use smoltcp::socket::tcp;
 
 use crate::cpu;
@@ -44,26 +44,55 @@ impl Mode {
             Self::Quit => b'q',
         }
     }
+}
 
-    /// The first bytes of a connection.
-    pub(crate) fn hello(self, seed: u64) -> [u8; HELLO] {
+/// What a client asks for in the first bytes of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Greeting {
+    pub(crate) mode: Mode,
+    /// KiB after which the server ends its direction; with 0 it sends until the client ends.
+    pub(crate) amount_kib: u32,
+    pub(crate) seed: u64,
+}
+
+impl Greeting {
+    /// For the `index`th of several streams, which differ.
+    pub(crate) fn nth(self, index: u64) -> Self {
+        let seed = self.seed + index;
+        Self { seed, ..self }
+    }
+
+    pub(crate) fn bytes(self) -> [u8; HELLO] {
         let mut bytes = [0; HELLO];
         let (magic, rest) = bytes.split_at_mut(8);
         magic.copy_from_slice(&MAGIC);
-        let (mode, seed_place) = rest.split_at_mut(8);
-        mode.fill(self.letter());
-        seed_place.copy_from_slice(&seed.to_le_bytes());
+        let (mode, rest) = rest.split_at_mut(4);
+        mode.fill(self.mode.letter());
+        let (amount, seed) = rest.split_at_mut(4);
+        amount.copy_from_slice(&self.amount_kib.to_le_bytes());
+        seed.copy_from_slice(&self.seed.to_le_bytes());
         bytes
     }
 
-    /// Mode and seed of a connection that began with these bytes.
-    pub(crate) fn understand(bytes: &[u8; HELLO]) -> Option<(Self, u64)> {
-        let seed = bytes.get(16..)?.try_into().ok()?;
-        let modes = [Self::Send, Self::Receive, Self::Both, Self::Quit];
-        let mode = modes
+    /// What a connection that began with these bytes is for.
+    pub(crate) fn understand(bytes: &[u8; HELLO]) -> Option<Self> {
+        let amount_kib = u32::from_le_bytes(bytes.get(12..16)?.try_into().ok()?);
+        let seed = u64::from_le_bytes(bytes.get(16..)?.try_into().ok()?);
+        let modes = [Mode::Send, Mode::Receive, Mode::Both, Mode::Quit];
+        let greetings = modes.into_iter().map(|mode| Self {
+            mode,
+            amount_kib,
+            seed,
+        });
+        greetings
             .into_iter()
-            .find(|mode| mode.hello(u64::from_le_bytes(seed)) == *bytes)?;
-        Some((mode, u64::from_le_bytes(seed)))
+            .find(|greeting| greeting.bytes() == *bytes)
+    }
+
+    /// Bytes that the server sends before it ends its direction, if it does that first.
+    pub(crate) fn amount(self) -> Option<u64> {
+        let given = self.amount_kib > 0 && matches!(self.mode, Mode::Receive | Mode::Both);
+        given.then_some(u64::from(self.amount_kib) << 10)
     }
 }
 
@@ -73,6 +102,8 @@ pub(crate) struct Flow {
     /// Seeds of what we send and of what we get, if that direction is used.
     out: Option<u64>,
     into: Option<u64>,
+    /// Bytes to send in all, if that is known.
+    amount: Option<u64>,
     pub(crate) sent: u64,
     pub(crate) received: u64,
     pub(crate) bad: bool,
@@ -83,25 +114,29 @@ pub(crate) struct Flow {
 
 impl Flow {
     /// The client's end.
-    pub(crate) fn client(mode: Mode, seed: u64) -> Self {
+    pub(crate) fn client(Greeting { mode, seed, .. }: Greeting) -> Self {
         Self::new(
             matches!(mode, Mode::Send | Mode::Both).then_some(seed),
             matches!(mode, Mode::Receive | Mode::Both).then_some(!seed),
+            None,
         )
     }
 
     /// The server's end.
-    pub(crate) fn server(mode: Mode, seed: u64) -> Self {
+    pub(crate) fn server(greeting: Greeting) -> Self {
+        let Greeting { mode, seed, .. } = greeting;
         Self::new(
             matches!(mode, Mode::Receive | Mode::Both).then_some(!seed),
             matches!(mode, Mode::Send | Mode::Both).then_some(seed),
+            greeting.amount(),
         )
     }
 
-    fn new(out: Option<u64>, into: Option<u64>) -> Self {
+    fn new(out: Option<u64>, into: Option<u64>, amount: Option<u64>) -> Self {
         Self {
             out,
             into,
+            amount,
             sent: 0,
             received: 0,
             bad: false,
@@ -128,11 +163,13 @@ impl Flow {
     /// Gives as much as the socket takes.
     pub(crate) fn send(&mut self, socket: &mut tcp::Socket<'_>) {
         let Some(seed) = self.out else { return };
-        while socket.can_send() {
+        while socket.can_send() && !self.has_sent_all() {
             let at = self.sent;
+            let left = self.amount.map_or(u64::MAX, |amount| amount - at);
             let given = socket.send(|space| {
-                pattern::stream_fill(space, seed, at);
-                (space.len(), space.len())
+                let len = (space.len() as u64).min(left) as usize;
+                pattern::stream_fill(space.get_mut(..len).unwrap_or_default(), seed, at);
+                (len, len)
             });
             let Ok(len) = given else { return };
             if len == 0 {
@@ -141,6 +178,11 @@ impl Flow {
             self.sent += len as u64;
             self.went_on(len);
         }
+    }
+
+    /// Whether nothing more will be sent.
+    pub(crate) fn has_sent_all(&self) -> bool {
+        self.amount.is_some_and(|amount| self.sent >= amount)
     }
 
     fn went_on(&mut self, len: usize) {

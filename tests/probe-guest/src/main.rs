@@ -18,7 +18,7 @@
 //! - `peer seconds=60 connections=4`: the other end of the jobs that follow, until one asks it to quit;
 //! - `ping peer=10.0.0.1 count=1000 size=56 lost=0`: echoes, one after the other;
 //! - `udp peer=... size=1400 qd=16 seconds=2`: datagrams that come back;
-//! - `tcp peer=... mode=send|receive|both|quit streams=1 seconds=2 window=512k`: verified streams;
+//! - `tcp peer=... mode=send|receive|both|quit streams=1 seconds=2 window=512k amount=0`: verified streams;
 //! - `flood to=52-54-00-00-00-01 size=64 seconds=2 batch=32`: raw frames as fast as they go, and how many arrived;
 //! - `pingpong to=... size=64 count=20000`: raw frames that come back, timed.
 //!

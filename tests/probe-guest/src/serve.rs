@@ -11,6 +11,7 @@ use smoltcp::socket::udp;
 use crate::command::Task;
 use crate::cpu;
 use crate::flow::Flow;
+use crate::flow::Greeting;
 use crate::flow::HELLO;
 use crate::flow::Mode;
 use crate::json::Line;
@@ -105,15 +106,18 @@ impl Peer<'_> {
             }
             match &mut place.flow {
                 None => {
-                    if let Some((mode, seed)) = greeted(place, socket) {
-                        self.quit |= mode == Mode::Quit;
-                        place.flow = Some(Flow::server(mode, seed));
+                    if let Some(greeting) = greeted(place, socket) {
+                        self.quit |= greeting.mode == Mode::Quit;
+                        place.flow = Some(Flow::server(greeting));
                     }
                 }
                 Some(flow) => {
                     flow.receive(socket);
                     if socket.may_recv() {
                         flow.send(socket);
+                        if flow.has_sent_all() {
+                            socket.close();
+                        }
                     } else {
                         socket.close();
                         if flow.idle() > patience {
@@ -167,8 +171,8 @@ impl Peer<'_> {
     }
 }
 
-/// Mode and seed, once the client has said them. A client that says something else is sent away.
-fn greeted(place: &mut Served, socket: &mut tcp::Socket<'_>) -> Option<(Mode, u64)> {
+/// What the client wants, once it has said that. A client that says something else is sent away.
+fn greeted(place: &mut Served, socket: &mut tcp::Socket<'_>) -> Option<Greeting> {
     let space = place.hello.get_mut(place.have..)?;
     if socket.can_recv() {
         place.have += socket.recv_slice(space).unwrap_or(0);
@@ -176,7 +180,7 @@ fn greeted(place: &mut Served, socket: &mut tcp::Socket<'_>) -> Option<(Mode, u6
     if place.have < HELLO {
         return None;
     }
-    let understood = Mode::understand(&place.hello);
+    let understood = Greeting::understand(&place.hello);
     if understood.is_none() {
         socket.abort();
     }

@@ -2,6 +2,10 @@
 //!
 //! Rule: what is counted has been acknowledged by the peer or compared here; the connection then ends in order, so that nothing is lost
 //! unseen.
+//!
+//! The client ends its direction first, at any time, and the server goes on for a while: what a TCP has to bear, but passt does not
+//! (host-backends/README.md). With `amount=` the server ends first, after so many bytes, and the client when it has all of them and the
+//! server has acknowledged all of its own.
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -12,6 +16,7 @@ use smoltcp::wire::Ipv4Address;
 use crate::command::Task;
 use crate::cpu;
 use crate::flow::Flow;
+use crate::flow::Greeting;
 use crate::flow::Mode;
 use crate::json::Line;
 use crate::machine::Failure;
@@ -44,8 +49,8 @@ struct Stream {
 /// Connections to a peer, at work.
 pub(crate) struct Tcp<'a> {
     net: Net<'a>,
-    mode: Mode,
-    seed: u64,
+    /// Of the first stream; the others have the seeds that follow.
+    greeting: Greeting,
     streams: Vec<Stream>,
     start: u64,
 }
@@ -57,7 +62,7 @@ pub(crate) fn run(machine: &Machine, task: &Task<'_>) -> Result<(), Failure> {
         .number("streams", tcp.streams.len() as u64)
         .print();
     let ticks = machine.platform.ticks(seconds * 1000);
-    while cpu::tsc() - tcp.start < ticks && tcp.mode != Mode::Quit {
+    while cpu::tsc() - tcp.start < ticks && tcp.works() {
         tcp.round(true)?;
     }
     tcp.end()
@@ -69,10 +74,14 @@ impl<'a> Tcp<'a> {
         let mode = Mode::named(task.text("mode").unwrap_or("send"))
             .ok_or(Failure::new("mode= is one of send receive both quit", 0))?;
         let peer = peer(task, "peer")?;
+        let amount_kib = number(task, "amount", 0)? >> 10;
         let mut tcp = Tcp {
             net: Net::open(machine, task)?,
-            mode,
-            seed: number(task, "seed", 1)?,
+            greeting: Greeting {
+                mode,
+                amount_kib: u32::try_from(amount_kib).unwrap_or(u32::MAX),
+                seed: number(task, "seed", 1)?,
+            },
             streams: Vec::new(),
             start: 0,
         };
@@ -99,6 +108,21 @@ impl<'a> Tcp<'a> {
 }
 
 impl Tcp<'_> {
+    /// Whether there is something to do until the time is over.
+    fn works(&self) -> bool {
+        match self.greeting.mode {
+            Mode::Quit => false,
+            Mode::Receive => self.streams.iter().any(|stream| !self.has_all(stream)),
+            Mode::Send | Mode::Both => true,
+        }
+    }
+
+    /// Whether a server that ends first has ended.
+    fn has_all(&self, stream: &Stream) -> bool {
+        let socket = self.net.sockets.get::<tcp::Socket<'_>>(stream.handle);
+        self.greeting.amount().is_some() && !socket.may_recv()
+    }
+
     fn connect(&mut self, peer: Ipv4Address, count: u64, window: usize) -> Result<(), Failure> {
         for index in 0..count {
             let mut socket = socket(window);
@@ -108,7 +132,7 @@ impl Tcp<'_> {
                 .map_err(|_| Failure::new("A connection cannot be opened", index))?;
             self.streams.push(Stream {
                 handle: self.net.sockets.add(socket),
-                flow: Flow::client(self.mode, self.seed + index),
+                flow: Flow::client(self.greeting.nth(index)),
                 greeted: false,
             });
         }
@@ -126,6 +150,7 @@ impl Tcp<'_> {
     pub(crate) fn round(&mut self, more: bool) -> Result<(), Failure> {
         self.net.step()?;
         let stall = self.net.machine.platform.ticks(STALL_MS);
+        let greeting = self.greeting;
         for (index, stream) in self.streams.iter_mut().enumerate() {
             let socket: &mut tcp::Socket<'_> = self.net.sockets.get_mut(stream.handle);
             if !stream.greeted {
@@ -135,7 +160,7 @@ impl Tcp<'_> {
                 if !socket.may_send() {
                     continue;
                 }
-                let hello = self.mode.hello(self.seed + index as u64);
+                let hello = greeting.nth(index as u64).bytes();
                 stream.greeted = socket.send_slice(&hello).is_ok();
             }
             stream.flow.receive(socket);
@@ -167,25 +192,47 @@ impl Tcp<'_> {
 
     /// Closes, and waits until the peer has everything and so have we.
     fn finish(&mut self) -> Result<(), Failure> {
+        if let Some(amount) = self.greeting.amount() {
+            self.wait_for("The peer does not end", |tcp, stream| tcp.has_all(stream))?;
+            let short = |stream: &Stream| stream.flow.received != amount;
+            if let Some(stream) = self.streams.iter().find(|stream| short(stream)) {
+                return Err(Failure::new("A stream is cut short", stream.flow.received));
+            }
+        }
+        if self.greeting.amount_kib > 0 {
+            self.wait_for("The peer does not take all", |tcp, stream| {
+                let socket = tcp.net.sockets.get::<tcp::Socket<'_>>(stream.handle);
+                socket.send_queue() == 0
+            })?;
+        }
         for stream in &self.streams {
             self.net
                 .sockets
                 .get_mut::<tcp::Socket<'_>>(stream.handle)
                 .close();
         }
+        self.wait_for("A connection does not end", |tcp, stream| {
+            let socket = tcp.net.sockets.get::<tcp::Socket<'_>>(stream.handle);
+            matches!(socket.state(), tcp::State::Closed | tcp::State::TimeWait)
+        })?;
+        // The last acknowledgement has to go out.
+        self.net.step()
+    }
+
+    /// Works until all streams are as `over` says, or fails with `what`.
+    fn wait_for(
+        &mut self,
+        what: &'static str,
+        over: impl Fn(&Self, &Stream) -> bool,
+    ) -> Result<(), Failure> {
         let start = cpu::tsc();
         loop {
             self.round(false)?;
-            let over = |stream: &Stream| {
-                let socket = self.net.sockets.get::<tcp::Socket<'_>>(stream.handle);
-                matches!(socket.state(), tcp::State::Closed | tcp::State::TimeWait)
-            };
-            if self.streams.iter().all(over) {
-                // The last acknowledgement has to go out.
-                return self.net.step();
+            if self.streams.iter().all(|stream| over(self, stream)) {
+                return Ok(());
             }
             if cpu::tsc() - start > self.net.machine.platform.ticks(STALL_MS) {
-                return Err(Failure::new("A connection does not end", 0));
+                return Err(Failure::new(what, 0));
             }
         }
     }
@@ -194,7 +241,7 @@ impl Tcp<'_> {
         let rate = |bytes: u64| (u128::from(bytes) * 8_000_000 / u128::from(ns.max(1))) as u64;
         let pause = self.streams.iter().map(|stream| stream.flow.pause).max();
         let mut line = Line::new("tcp");
-        let mode = match self.mode {
+        let mode = match self.greeting.mode {
             Mode::Send => "send",
             Mode::Receive => "receive",
             Mode::Both => "both",
@@ -207,7 +254,9 @@ impl Tcp<'_> {
             .number("received", received);
         line.thousandths("mbit_s", rate(sent + received));
         let pause = self.net.machine.platform.nanoseconds(pause.unwrap_or(0));
-        line.number("longest_pause_ms", pause / 1_000_000);
+        let sent_in_all = self.streams.iter().map(|stream| stream.flow.sent).sum();
+        line.number("longest_pause_ms", pause / 1_000_000)
+            .number("sent_in_all", sent_in_all);
         self.net.report(&mut line);
         line.print();
     }

@@ -1,7 +1,7 @@
 //! The verified streams of the probe guest, for the host's end of a connection.
 //!
 //! One rule: the same bytes as the guest's `flow.rs` and `pattern.rs`: 24 bytes of greeting, then words made of a seed and
-//! their number; the server's stream has the inverted seed.
+//! their number; the server's stream has the inverted seed, and the length that the greeting may ask for.
 
 use std::io::ErrorKind;
 use std::io::Read;
@@ -52,9 +52,11 @@ impl Mode {
         name.map_or(0, |(_, name)| name.as_bytes()[0])
     }
 
-    fn hello(self, seed: u64) -> [u8; 24] {
+    /// What opens a connection of which the server sends `amount_kib`, or until the client ends if that is 0.
+    fn hello(self, amount_kib: u32, seed: u64) -> [u8; 24] {
         let mut bytes = [self.letter(); 24];
         bytes[..8].copy_from_slice(b"PARAVANE");
+        bytes[12..16].copy_from_slice(&amount_kib.to_le_bytes());
         bytes[16..].copy_from_slice(&seed.to_le_bytes());
         bytes
     }
@@ -99,12 +101,18 @@ impl Moved {
     }
 }
 
-/// Sends the stream of `seed` until `more` says no, and closes that direction.
-fn send(mut stream: &TcpStream, seed: u64, mut more: impl FnMut() -> bool) -> anyhow::Result<u64> {
+/// Sends the stream of `seed` until there are `most` bytes of it or `more` says no, and closes that direction.
+fn send(
+    mut stream: &TcpStream,
+    seed: u64,
+    most: u64,
+    mut more: impl FnMut() -> bool,
+) -> anyhow::Result<u64> {
     let (mut chunk, mut at) = (vec![0; CHUNK], 0);
-    while more() {
-        fill(&mut chunk, seed, at);
-        let mut rest = &chunk[..];
+    while at < most && more() {
+        let len = (most - at).min(CHUNK as u64) as usize;
+        fill(&mut chunk[..len], seed, at);
+        let mut rest = &chunk[..len];
         while !rest.is_empty() {
             match stream.write(rest) {
                 Ok(len) => {
@@ -155,7 +163,7 @@ pub fn client(peer: &str, mode: Mode, time: Duration) -> anyhow::Result<Moved> {
     stream.set_read_timeout(Some(STALL))?;
     stream.set_write_timeout(Some(STALL))?;
     let seed = 1;
-    stream.write_all(&mode.hello(seed))?;
+    stream.write_all(&mode.hello(0, seed))?;
     let start = Instant::now();
     let (sends, receives) = (
         matches!(mode, Mode::Send | Mode::Both),
@@ -165,7 +173,7 @@ pub fn client(peer: &str, mode: Mode, time: Duration) -> anyhow::Result<Moved> {
     let (sent, received) = std::thread::scope(|scope| -> anyhow::Result<_> {
         let sender = scope.spawn(|| -> anyhow::Result<u64> {
             if sends {
-                return send(&stream, seed, || start.elapsed() < time);
+                return send(&stream, seed, u64::MAX, || start.elapsed() < time);
             }
             if mode != Mode::Quit {
                 std::thread::sleep(time);
@@ -205,12 +213,17 @@ pub fn serve(mut stream: TcpStream) -> anyhow::Result<(Moved, bool)> {
     stream.set_write_timeout(Some(STALL))?;
     let mut hello = [0; 24];
     stream.read_exact(&mut hello).context("Greeting")?;
-    let mut seed = [0; 8];
+    let (mut amount, mut seed) = ([0; 4], [0; 8]);
+    amount.copy_from_slice(&hello[12..16]);
     seed.copy_from_slice(&hello[16..]);
-    let seed = u64::from_le_bytes(seed);
+    let (amount_kib, seed) = (u32::from_le_bytes(amount), u64::from_le_bytes(seed));
+    let most = match amount_kib {
+        0 => u64::MAX,
+        some => u64::from(some) << 10,
+    };
     let (mode, _) = Mode::ALL
         .into_iter()
-        .find(|(mode, _)| mode.hello(seed) == hello)
+        .find(|(mode, _)| mode.hello(amount_kib, seed) == hello)
         .context("The client does not speak our language")?;
     let start = Instant::now();
     let over = std::sync::atomic::AtomicBool::new(false);
@@ -218,7 +231,7 @@ pub fn serve(mut stream: TcpStream) -> anyhow::Result<(Moved, bool)> {
     std::thread::scope(|scope| {
         let sender = scope.spawn(|| {
             let sends = matches!(mode, Mode::Receive | Mode::Both);
-            send(&stream, !seed, || sends && !over.load(order))
+            send(&stream, !seed, most, || sends && !over.load(order))
         });
         let received = receive(&stream, seed, |_| ());
         over.store(true, order);
