@@ -22,17 +22,18 @@ use crate::spans;
 pub(crate) struct SourceLink {
     /// Always readable.
     ready: EventFd,
+    /// One frame, behind a header of zeros.
     frame: Vec<u8>,
 }
 
 impl SourceLink {
     /// Gives frames of `bytes` bytes, broadcast, of the type for local experiments (IEEE 802).
     pub fn new(bytes: u16) -> Result<Self, Error> {
-        let mut frame = vec![0; usize::from(bytes)];
+        let mut frame = vec![0; HEADER_BYTES + usize::from(bytes)];
         let head = [
             0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 1, 0x88, 0xb5,
         ];
-        for (place, byte) in frame.iter_mut().zip(head) {
+        for (place, byte) in frame.iter_mut().skip(HEADER_BYTES).zip(head) {
             *place = byte;
         }
         let ready = EventFd::new().map_err(|source| Error::Open {
@@ -58,9 +59,9 @@ impl Link for SourceLink {
     }
 
     fn receive(&mut self, into: &IoVecs, behind: &mut [u8]) -> Result<Received, Error> {
-        let taken = spans::write(into, behind, &[&[0; HEADER_BYTES], &self.frame]);
+        let taken = spans::write(into, behind, &[&self.frame]);
         Ok(if taken {
-            Received::Frame(HEADER_BYTES + self.frame.len())
+            Received::Frame(self.frame.len())
         } else {
             Received::Empty
         })
