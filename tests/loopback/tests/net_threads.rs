@@ -27,14 +27,44 @@ use virtio_spec::net::feature::*;
 const ALL: u64 = WANTED_FEATURES & !feature::RING_AND_TRANSPORT & !(CTRL_VLAN | RSC_EXT | STANDBY);
 const FRAMES: usize = 3000;
 
-/// Sends and receives until both sides have sent everything; returns base and length of what was sent.
-fn work(side: &mut Side, to: Mac, seed: u64, done: &AtomicU64) -> Vec<(u32, usize)> {
+/// Rounds that one side may be ahead of the other: few enough that the buffers of a guest whose thread waits for a CPU
+/// take what is sent meanwhile.
+const AHEAD: u64 = 4;
+
+/// How far both sides are.
+#[derive(Default)]
+struct Progress {
+    /// Sides that have sent everything.
+    done: AtomicU64,
+    rounds: [AtomicU64; 2],
+}
+
+impl Progress {
+    /// Whether side `me` may begin another round; if so it has.
+    fn begin(&self, me: usize) -> bool {
+        let [mine, theirs] = [me, 1 - me].map(|side| self.rounds[side].load(Ordering::Acquire));
+        if mine > theirs + AHEAD {
+            return false;
+        }
+        self.rounds[me].store(mine + 1, Ordering::Release);
+        true
+    }
+}
+
+/// Side `me` sends and receives until both have sent everything; returns base and length of what was sent.
+fn work(side: &mut Side, me: usize, to: Mac, progress: &Progress) -> Vec<(u32, usize)> {
+    let seed = [10, 20][me];
     let mut random = Random::new(seed);
     let from = side.mac();
     let mut sent = Vec::new();
     let mut base = 4;
-    while done.load(Ordering::Acquire) < 2 {
-        for _ in 0..random.below(5) {
+    while progress.done.load(Ordering::Acquire) < 2 {
+        let frames = if progress.begin(me) {
+            random.below(5)
+        } else {
+            0
+        };
+        for _ in 0..frames {
             if sent.len() >= FRAMES {
                 break;
             }
@@ -57,7 +87,7 @@ fn work(side: &mut Side, to: Mac, seed: u64, done: &AtomicU64) -> Vec<(u32, usiz
                 sent.push((base, plan.len));
                 base += (plan.len as u32).next_multiple_of(4) + 4;
                 if sent.len() == FRAMES {
-                    done.fetch_add(1, Ordering::AcqRel);
+                    progress.done.fetch_add(1, Ordering::AcqRel);
                 }
             }
         }
@@ -79,14 +109,14 @@ fn both_at_once(features: [u64; 2]) {
     let mut one = Side::new("one", 1, &fabric, spec(), features[0]);
     let mut two = Side::new("two", 2, &fabric, spec(), features[1]);
     let (first, second) = (one.mac(), two.mac());
-    let (start, done) = (Barrier::new(2), AtomicU64::new(0));
+    let (start, progress) = (Barrier::new(2), Progress::default());
     let (from_one, from_two) = std::thread::scope(|scope| {
         let other = scope.spawn(|| {
             start.wait();
-            work(&mut two, first, 20, &done)
+            work(&mut two, 1, first, &progress)
         });
         start.wait();
-        let sent = work(&mut one, second, 10, &done);
+        let sent = work(&mut one, 0, second, &progress);
         (sent, other.join().unwrap())
     });
     for side in [&mut one, &mut two] {
