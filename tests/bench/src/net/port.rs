@@ -1,7 +1,7 @@
 //! The end of a network as a load sees it: through a daemon, or straight on the host's TAP.
 //!
-//! One rule: both send what is prepared beforehand and look only at the head of what comes, so that the difference
-//! between the two is the daemon.
+//! One rule: both send what is prepared beforehand, from as many buffers, and look only at the head of what comes, so
+//! that the difference between the two is the daemon.
 
 use std::fs::File;
 use std::io;
@@ -212,7 +212,9 @@ impl Port for Daemon {
 /// Straight on a TAP: what the host itself reaches.
 pub struct Tap {
     file: File,
+    /// Transmit buffers, used in turn: one alone would never leave the CPU's cache.
     filler: Vec<u8>,
+    next: usize,
     buffer: Vec<u8>,
     sent: u64,
 }
@@ -222,7 +224,9 @@ impl Tap {
     pub fn new(file: File) -> Self {
         Self {
             file,
-            filler: vec![0; FRAME_MAX],
+            // Written once, so that each has memory of its own.
+            filler: vec![1; usize::from(QUEUE) * TRANSMIT],
+            next: 0,
             buffer: vec![0; HEADER + FRAME_MAX],
             sent: 0,
         }
@@ -231,11 +235,12 @@ impl Tap {
 
 impl Port for Tap {
     fn send(&mut self, header: &[u8; HEADER], head: &[u8], len: usize) -> Result<bool> {
-        let rest = &self.filler[..len - head.len()];
+        let rest = &self.filler[self.next * TRANSMIT..][..len - head.len()];
         let parts = [&header[..], head, rest].map(io::IoSlice::new);
         match writev(&self.file, &parts) {
             Ok(_) => {
                 self.sent += 1;
+                self.next = (self.next + 1) % usize::from(QUEUE);
                 Ok(true)
             }
             Err(Errno::EAGAIN | Errno::ENOBUFS) => Ok(false),
