@@ -298,7 +298,7 @@ fn hand_over(
             {
                 match queue.deliver(&mut frame) {
                     Outcome::Done => {}
-                    Outcome::Unfit => deliver_softened(&mut queue, &frame),
+                    Outcome::Unfit => queue = deliver_softened(inlet, queue, &frame),
                     Outcome::Starved => break,
                 }
             }
@@ -326,20 +326,39 @@ fn hand_over(
     }
 }
 
-/// Finishes a frame in software for a receiver that cannot take it as it is.
+/// Finishes a frame in software for a receiver that cannot take it as it is. Its pieces wait for buffers as frames do.
 #[cold]
-fn deliver_softened(queue: &mut Receiving<'_>, frame: &Departing<'_>) {
+fn deliver_softened<'a>(
+    inlet: &'a Inlet,
+    queue: Receiving<'a>,
+    frame: &Departing<'_>,
+) -> Receiving<'a> {
     let accepts = queue.view().offloads();
-    let mut starved = 0;
+    let mut opened = Some(queue);
     let softened = soften(frame, accepts, &mut Vec::new(), |mut piece| {
-        let lost = queue.deliver(&mut piece) != Outcome::Done;
-        starved += u64::from(lost);
-        !lost
+        let mut deadline = None;
+        loop {
+            let queue = opened.get_or_insert_with(|| inlet.open());
+            let outcome = queue.deliver(&mut piece);
+            if outcome == Outcome::Done {
+                return true;
+            }
+            let until = *deadline.get_or_insert_with(|| Instant::now() + PATIENCE);
+            let waits = outcome == Outcome::Starved && queue.is_worth_waiting();
+            if !waits || Instant::now() >= until {
+                queue.starve(1);
+                return false;
+            }
+            // What is there so far is published, and others may use the queue.
+            opened = None;
+            for _ in 0..32 {
+                std::hint::spin_loop();
+            }
+        }
     });
-    if starved != 0 {
-        queue.tally().starved.add(starved);
-    }
+    let queue = opened.unwrap_or_else(|| inlet.open());
     if softened.is_err() {
         queue.tally().unsupported.add(1);
     }
+    queue
 }

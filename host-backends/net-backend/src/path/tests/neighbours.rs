@@ -314,3 +314,38 @@ fn guests_without_offloads_get_finished_frames_from_those_with() {
     assert_eq!((same.frame, same.header.flags), (sent, 1), "as it was sent");
     assert_eq!(mac(1), a.mac);
 }
+
+#[test]
+fn pieces_of_a_frame_that_is_cut_arrive_as_far_as_there_are_buffers_and_the_rest_is_counted() {
+    let switch = Arc::new(Switch::new("test"));
+    let mut a = Guest::on_switch(&switch, 1, MERGEABLE | OFFLOADS);
+    let mut b = Guest::on_switch(&switch, 2, MERGEABLE);
+    // IPv4 and TCP, 3000 bytes of payload in segments of 1000.
+    let mut large = frame(1, 2, 14 + 20 + 20 + 3000);
+    large[12..14].copy_from_slice(&[8, 0]);
+    large[14] = 0x45;
+    large[16..18].copy_from_slice(&3040_u16.to_be_bytes());
+    large[20..22].fill(0);
+    large[23] = 6;
+    large[46] = 0x50;
+    let header = Header {
+        flags: 1,
+        gso_type: 1,
+        gso_size: 1000.into(),
+        csum_start: 34.into(),
+        csum_offset: 16.into(),
+        ..Header::default()
+    };
+    for (buffers, lost) in [(2, 1), (3, 0)] {
+        for _ in 0..buffers {
+            b.post(&[2048]);
+        }
+        let before = b.totals().receive_starved_total;
+        a.queue_frame(&header, &large);
+        a.run();
+        let got = b.got();
+        assert_eq!(got.len(), buffers);
+        assert!(got.iter().all(|got| got.frame.len() == 54 + 1000));
+        assert_eq!(b.totals().receive_starved_total - before, lost);
+    }
+}
