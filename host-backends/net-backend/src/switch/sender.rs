@@ -320,9 +320,8 @@ fn hand_over(
             return;
         }
         drop(queue);
-        for _ in 0..32 {
-            std::hint::spin_loop();
-        }
+        // The receiver may need this very CPU to add buffers.
+        std::thread::yield_now();
     }
 }
 
@@ -351,9 +350,7 @@ fn deliver_softened<'a>(
             }
             // What is there so far is published, and others may use the queue.
             opened = None;
-            for _ in 0..32 {
-                std::hint::spin_loop();
-            }
+            std::thread::yield_now();
         }
     });
     let queue = opened.unwrap_or_else(|| inlet.open());
