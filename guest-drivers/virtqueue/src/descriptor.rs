@@ -85,13 +85,13 @@ impl Descriptor {
         &self,
         id: u16,
         batch: &mut ChainBatch,
-        begin: impl FnOnce(u32) -> Result<(), RingError>,
+        begin: impl FnOnce(u64) -> Result<(), RingError>,
     ) -> Result<(), RingError> {
         if self.len == 0 {
             return Err(RingError::ZeroLength);
         }
         let writable = self.has(descriptor_flags::WRITE);
-        begin(if writable { self.len } else { 0 })?;
+        begin(if writable { self.len.into() } else { 0 })?;
         let segment = Segment {
             addr: self.addr,
             len: self.len,

@@ -66,11 +66,11 @@ impl InFlight {
 
     /// Remembers a taken chain, if its id is free.
     #[inline]
-    pub(crate) fn begin_free(
+    pub(crate) fn begin(
         &mut self,
         id: u16,
         descriptors: u16,
-        writable: u32,
+        writable_bytes: u64,
     ) -> Result<(), RingError> {
         let slot = self.slots.get_mut(usize::from(id));
         let slot = slot.ok_or(RingError::IdOutOfRange)?;
@@ -80,30 +80,13 @@ impl InFlight {
         *slot = Slot {
             descriptors,
             done: false,
-            writable,
+            writable: u32::try_from(writable_bytes).unwrap_or(u32::MAX),
             written: 0,
         };
         if self.in_order {
             self.append(id);
         }
         Ok(())
-    }
-
-    /// Remembers a taken chain; `id` passed [`InFlight::check_free`].
-    #[inline]
-    pub(crate) fn begin(&mut self, id: u16, descriptors: u16, writable_bytes: u64) {
-        let writable = u32::try_from(writable_bytes).unwrap_or(u32::MAX);
-        if let Some(slot) = self.slots.get_mut(usize::from(id)) {
-            *slot = Slot {
-                descriptors,
-                done: false,
-                writable,
-                written: 0,
-            };
-        }
-        if self.in_order {
-            self.append(id);
-        }
     }
 
     #[inline]

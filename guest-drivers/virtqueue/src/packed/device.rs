@@ -144,7 +144,7 @@ impl PackedDevice {
         let mut descriptor = Descriptor::from_packed(self.ring.addr(position.slot()), rest);
         if room != 0 && descriptor.is_single() && !batch.keeps_raw() {
             let (id, in_flight) = (descriptor.extra, &mut self.in_flight);
-            descriptor.finish_single(id, batch, |bytes| in_flight.begin_free(id, 1, bytes))?;
+            descriptor.finish_single(id, batch, |bytes| in_flight.begin(id, 1, bytes))?;
             self.chains += 1;
             return Ok(1);
         }
@@ -199,9 +199,8 @@ impl PackedDevice {
         id: u16,
         descriptors: u16,
     ) -> Result<(), RingError> {
-        self.in_flight.check_free(id)?;
         self.in_flight
-            .begin(id, descriptors, chain.writable_bytes());
+            .begin(id, descriptors, chain.writable_bytes())?;
         chain.finish(Token { id, descriptors });
         self.chains += 1;
         Ok(())

@@ -165,8 +165,7 @@ impl SplitDevice {
             let first = self.descriptor(head);
             if first.is_single() {
                 let in_flight = &mut self.in_flight;
-                return first
-                    .finish_single(head, batch, |bytes| in_flight.begin_free(head, 1, bytes));
+                return first.finish_single(head, batch, |bytes| in_flight.begin(head, 1, bytes));
             }
         }
         match self.in_flight.check_free(head) {
@@ -176,7 +175,7 @@ impl SplitDevice {
         let mut chain = ChainBuilder::new(batch);
         let descriptors = self.walk(memory, &mut chain, head)?;
         self.in_flight
-            .begin(head, descriptors, chain.writable_bytes());
+            .begin(head, descriptors, chain.writable_bytes())?;
         chain.finish(Token {
             id: head,
             descriptors,
