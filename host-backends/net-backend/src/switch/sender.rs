@@ -310,8 +310,7 @@ fn hand_over(
         if position != before {
             deadline = None;
         }
-        let until = *deadline.get_or_insert_with(|| Instant::now() + PATIENCE);
-        if !queue.is_worth_waiting() || Instant::now() >= until {
+        if !queue.is_worth_waiting() || is_over(&mut deadline) {
             let left = (position..count).filter(|at| {
                 let frame = burst.frames.get(*at);
                 frame.is_some_and(|frame| picks(frame, burst.head(*at)))
@@ -323,6 +322,12 @@ fn hand_over(
         // The receiver may need this very CPU to add buffers.
         std::thread::yield_now();
     }
+}
+
+/// Whether the wait that began with the first such question is over.
+fn is_over(deadline: &mut Option<Instant>) -> bool {
+    let now = Instant::now();
+    now >= *deadline.get_or_insert(now + PATIENCE)
 }
 
 /// Finishes a frame in software for a receiver that cannot take it as it is. Its pieces wait for buffers as frames do.
@@ -342,9 +347,8 @@ fn deliver_softened<'a>(
             if outcome == Outcome::Done {
                 return true;
             }
-            let until = *deadline.get_or_insert_with(|| Instant::now() + PATIENCE);
             let waits = outcome == Outcome::Starved && queue.is_worth_waiting();
-            if !waits || Instant::now() >= until {
+            if !waits || is_over(&mut deadline) {
                 queue.starve(1);
                 return false;
             }

@@ -21,6 +21,7 @@ use crate::path::tests::rig::OFFLOADS;
 use crate::path::tests::rig::PLAIN;
 use crate::path::tests::rig::Wire;
 use crate::path::tests::rig::frame;
+use crate::path::tests::rig::large_frame;
 use crate::published::lock;
 use crate::switch::Switch;
 
@@ -279,23 +280,7 @@ fn a_full_link_is_waited_for_shortly_and_once() {
 #[test]
 fn links_without_offloads_get_finished_frames() {
     let mut rig = rig(MERGEABLE | OFFLOADS, Offloads::NONE);
-    // IPv4 and TCP, 3000 bytes of payload in segments of 1000.
-    let mut large = frame(1, 9, 14 + 20 + 20 + 3000);
-    large[12..14].copy_from_slice(&[8, 0]);
-    large[14] = 0x45;
-    large[16..18].copy_from_slice(&3040_u16.to_be_bytes());
-    large[20..22].fill(0);
-    large[23] = 6;
-    large[46] = 0x50;
-    let header = Header {
-        flags: 1,
-        gso_type: 1,
-        hdr_len: 54.into(),
-        gso_size: 1000.into(),
-        csum_start: 34.into(),
-        csum_offset: 16.into(),
-        num_buffers: 0.into(),
-    };
+    let (header, large) = large_frame(1, 9);
     rig.guest.queue_frame(&header, &large);
     rig.guest.run();
     let sent = rig.sent();

@@ -14,6 +14,7 @@ use crate::path::tests::rig::Guest;
 use crate::path::tests::rig::MERGEABLE;
 use crate::path::tests::rig::OFFLOADS;
 use crate::path::tests::rig::frame;
+use crate::path::tests::rig::large_frame;
 use crate::path::tests::rig::mac;
 use crate::switch::Switch;
 
@@ -320,22 +321,7 @@ fn pieces_of_a_frame_that_is_cut_arrive_as_far_as_there_are_buffers_and_the_rest
     let switch = Arc::new(Switch::new("test"));
     let mut a = Guest::on_switch(&switch, 1, MERGEABLE | OFFLOADS);
     let mut b = Guest::on_switch(&switch, 2, MERGEABLE);
-    // IPv4 and TCP, 3000 bytes of payload in segments of 1000.
-    let mut large = frame(1, 2, 14 + 20 + 20 + 3000);
-    large[12..14].copy_from_slice(&[8, 0]);
-    large[14] = 0x45;
-    large[16..18].copy_from_slice(&3040_u16.to_be_bytes());
-    large[20..22].fill(0);
-    large[23] = 6;
-    large[46] = 0x50;
-    let header = Header {
-        flags: 1,
-        gso_type: 1,
-        gso_size: 1000.into(),
-        csum_start: 34.into(),
-        csum_offset: 16.into(),
-        ..Header::default()
-    };
+    let (header, large) = large_frame(1, 2);
     for (buffers, lost) in [(2, 1), (3, 0)] {
         for _ in 0..buffers {
             b.post(&[2048]);

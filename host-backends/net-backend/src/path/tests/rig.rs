@@ -362,6 +362,27 @@ pub fn frame(from: u8, to: u8, len: usize) -> Vec<u8> {
     bytes
 }
 
+/// A frame of IPv4 and TCP with 3000 bytes of payload to be sent in segments of 1000, and its header.
+pub fn large_frame(from: u8, to: u8) -> (Header, Vec<u8>) {
+    let mut large = frame(from, to, 14 + 20 + 20 + 3000);
+    large[12..14].copy_from_slice(&[8, 0]);
+    large[14] = 0x45;
+    large[16..18].copy_from_slice(&3040_u16.to_be_bytes());
+    large[20..22].fill(0);
+    large[23] = 6;
+    large[46] = 0x50;
+    let header = Header {
+        flags: 1,
+        gso_type: 1,
+        hdr_len: 54.into(),
+        gso_size: 1000.into(),
+        csum_start: 34.into(),
+        csum_offset: 16.into(),
+        num_buffers: 0.into(),
+    };
+    (header, large)
+}
+
 /// What both ends of a [`FakeLink`] see.
 #[derive(Default)]
 pub struct Wire {
