@@ -7,14 +7,10 @@
     clippy::panic,
     reason = "a test fails by panicking"
 )]
-#![expect(unsafe_code, reason = "an allocator is an unsafe trait")]
+mod counting;
 mod net_rig;
 
-use std::alloc::GlobalAlloc;
-use std::alloc::Layout as Memory;
-use std::alloc::System;
-use std::cell::Cell;
-
+use counting::allocations;
 use driver_fakes::Arena;
 use driver_fakes::DirectBuffer;
 use driver_fakes::DirectPlatform;
@@ -24,36 +20,6 @@ use net_driver::NetDriver;
 use net_driver::Offload;
 use net_driver::Transmit;
 use virtio_spec::feature;
-
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: all calls go to the system's allocator as they are.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Memory) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's duties are the trait's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Memory) {
-        // SAFETY: the caller's duties are the trait's.
-        unsafe { System.dealloc(memory, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// How often `work` allocates.
-fn allocations<T>(work: impl FnOnce() -> T) -> (T, u64) {
-    let before = ALLOCATIONS.with(Cell::get);
-    let result = work();
-    (result, ALLOCATIONS.with(Cell::get) - before)
-}
 
 #[test]
 fn frames_pass_without_an_allocation() {

@@ -7,59 +7,18 @@
     clippy::panic,
     reason = "a test fails by panicking"
 )]
-#![expect(unsafe_code, reason = "an allocator is an unsafe trait")]
 mod balloon_rig;
-
-use std::alloc::GlobalAlloc;
-use std::alloc::Layout;
-use std::alloc::System;
-use std::cell::Cell;
+mod counting;
 
 use balloon_driver::Block;
 use balloon_driver::Pages;
 use balloon_driver::Statistics;
 use balloon_rig::ALL;
 use balloon_rig::rig;
+use counting::allocations;
+use counting::uncounted;
 use driver_fakes::FakePages;
 use virtio_spec::feature;
-
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: all calls go to the system's allocator as they are.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's duties are the trait's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the caller's duties are the trait's.
-        unsafe { System.dealloc(memory, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// How often `work` allocates.
-fn allocations(work: impl FnOnce()) -> u64 {
-    let before = ALLOCATIONS.with(Cell::get);
-    work();
-    ALLOCATIONS.with(Cell::get) - before
-}
-
-/// Runs `work` without counting.
-fn uncounted<T>(work: impl FnOnce() -> T) -> T {
-    let before = ALLOCATIONS.with(Cell::get);
-    let result = work();
-    ALLOCATIONS.with(|count| count.set(before));
-    result
-}
 
 /// The guest's allocator, which does not count.
 struct Uncounted<'a>(&'a mut FakePages);
@@ -103,7 +62,7 @@ fn a_balloon_moves_without_an_allocation() {
             rig.balloon.command(2 + round as u32);
             rig.driver.config_changed(&rig.platform).unwrap();
             for step in 0..40 {
-                let counted = allocations(|| {
+                let ((), counted) = allocations(|| {
                     let pages = &mut Uncounted(&mut rig.pages);
                     let _ = rig.driver.work(pages).unwrap();
                     let _ = rig.driver.report(pages).unwrap();
