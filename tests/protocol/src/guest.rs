@@ -12,9 +12,13 @@ use nix::poll::PollFd;
 use nix::poll::PollFlags;
 use nix::poll::PollTimeout;
 use nix::sys::memfd::MFdFlags;
+use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Instant;
+use vhost_user_frontend::session::Memory;
+use vhost_user_frontend::session::Region;
 use vhost_user_protocol::MemoryRegion;
 use virtio_spec::feature;
 use virtqueue::DriverQueue;
@@ -58,6 +62,18 @@ impl Guest {
         };
         let memory = GuestMemory::new(vec![(spec, file.try_clone()?)])?;
         Ok(Self { file, spec, memory })
+    }
+
+    /// Its memory as our own front-end takes it.
+    pub fn for_own_frontend(&self) -> Result<Memory> {
+        let region = Region {
+            guest_addr: self.spec.guest_addr,
+            size: self.spec.size,
+            user_addr: self.spec.user_addr,
+            file: Arc::new(File::from(self.file.try_clone()?)),
+            offset: self.spec.mmap_offset,
+        };
+        Ok(Memory::new(vec![region])?)
     }
 
     /// The region as messages carry it.

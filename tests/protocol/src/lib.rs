@@ -1,6 +1,7 @@
 //! The vhost-user server against scripted and foreign front-ends: the harness. One rule: every wait has a deadline, so a
 //! broken server fails a test and never hangs it.
 
+mod back_end;
 mod device;
 mod frontend;
 mod guest;
@@ -8,6 +9,7 @@ mod network;
 mod process;
 mod served;
 
+pub use back_end::BackEnd;
 pub use device::EchoDevice;
 pub use device::PANIC_MARK;
 pub use frontend::Frontend;

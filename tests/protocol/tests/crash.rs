@@ -3,6 +3,7 @@
 
 use anyhow::Context as _;
 use anyhow::Result;
+use protocol::BackEnd;
 use protocol::EchoDevice;
 use protocol::Frontend;
 use protocol::Guest;
@@ -16,50 +17,24 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Child;
-use std::process::Command;
-use std::process::Stdio;
 use std::time::Duration;
 use vhost_user_protocol::FrontendMessage as M;
 use vhost_user_protocol::Inflight;
 use vhost_user_protocol::Reply;
 use vhost_user_protocol::Request;
 
-const SOCKET_VARIABLE: &str = "PARAVANE_CRASH_TEST_SOCKET";
+/// What a [`BackEnd`] runs.
+const BODY: &str = "back_end_of_the_crash_tests";
 
 /// Not a test of its own: the child process of the tests below serves from here.
 #[test]
+#[ignore = "run by the other tests, as a process"]
 fn back_end_of_the_crash_tests() -> Result<()> {
-    let Ok(path) = std::env::var(SOCKET_VARIABLE) else {
-        return Ok(());
-    };
-    let listener = UnixListener::bind(path)?;
+    let listener = UnixListener::bind(BackEnd::socket()?)?;
     let device = EchoDevice::new(1);
     let server = vhost_user_server::Server::new(device, vhost_user_server::Options::default())?;
     server.serve(&listener)?;
     Ok(())
-}
-
-/// The child; killed when dropped.
-struct BackEnd(Child);
-
-impl BackEnd {
-    fn spawn(path: &Path) -> Result<Self> {
-        let _ = std::fs::remove_file(path);
-        let child = Command::new(std::env::current_exe()?)
-            .args(["--exact", "back_end_of_the_crash_tests"])
-            .env(SOCKET_VARIABLE, path)
-            .stdout(Stdio::null())
-            .spawn()?;
-        Ok(Self(child))
-    }
-}
-
-impl Drop for BackEnd {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 fn connect(path: &Path) -> Result<Frontend> {
@@ -108,7 +83,7 @@ fn crash_rounds(shape: QueueShape, rounds: u64) -> Result<()> {
     let mut lent = BTreeMap::new();
     let (mut submitted, mut completed) = (0_u64, 0_u64);
     for round in 0..rounds {
-        let back_end = BackEnd::spawn(&path)?;
+        let back_end = BackEnd::spawn(BODY, &path)?;
         let mut frontend = connect(&path)?;
         attach(&mut frontend, &guest, &queue, &mut record)?;
         let end = std::time::Instant::now() + Duration::from_micros(round * 731 % 9000);
@@ -125,7 +100,7 @@ fn crash_rounds(shape: QueueShape, rounds: u64) -> Result<()> {
         drop(back_end);
         completed += reap(&mut queue, &mut lent)?;
     }
-    let _back_end = BackEnd::spawn(&path)?;
+    let _back_end = BackEnd::spawn(BODY, &path)?;
     let mut frontend = connect(&path)?;
     attach(&mut frontend, &guest, &queue, &mut record)?;
     while !lent.is_empty() {

@@ -6,6 +6,7 @@ use anyhow::Result;
 use anyhow::ensure;
 use net_backend::Fabric;
 use net_backend::NetSpec;
+use protocol::BackEnd;
 use protocol::Guest;
 use protocol::GuestQueue;
 use protocol::Machine;
@@ -13,20 +14,14 @@ use protocol::QueueShape;
 use protocol::ServedCard;
 use protocol::eventually;
 use std::collections::HashMap;
-use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::path::PathBuf;
-use std::process::Child;
-use std::process::Command;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 use vhost_user_frontend::session::EventFd;
-use vhost_user_frontend::session::Memory;
 use vhost_user_frontend::session::QueueSetup;
-use vhost_user_frontend::session::Region;
 use vhost_user_frontend::session::Session;
 use vhost_user_frontend::session::SessionSpec;
 use virtio_spec::device_id;
@@ -51,7 +46,8 @@ const HEADER: usize = 12;
 const OWN: [u8; 6] = [0x52, 0x54, 0, 0, 0, 0xc];
 const PEER: [u8; 6] = [0x52, 0x54, 0, 0, 0, 0xd];
 const STRANGER: [u8; 6] = [2, 0, 0, 0, 0, 9];
-const SOCKET_VARIABLE: &str = "PARAVANE_NET_RESTART_SOCKET";
+/// What a [`BackEnd`] runs.
+const BODY: &str = "back_end_of_the_kill_test";
 
 fn spec() -> NetSpec {
     NetSpec {
@@ -72,20 +68,13 @@ struct Driver {
 impl Driver {
     fn start(socket: &Path, features: u64) -> Result<Self> {
         let guest = Guest::new()?;
-        let region = Region {
-            guest_addr: guest.spec.guest_addr,
-            size: guest.spec.size,
-            user_addr: guest.spec.user_addr,
-            file: Arc::new(File::from(guest.file.try_clone()?)),
-            offset: 0,
-        };
         let spec = SessionSpec {
             queue_count: CONTROL + 1,
             config_len: u32::try_from(size_of::<net::Config>())?,
             reconnect_pause_max: Duration::from_millis(20),
             ..SessionSpec::new(socket, device_id::NET)
         };
-        let session = Session::connect(spec, Memory::new(vec![region])?, Arc::new(()))?;
+        let session = Session::connect(spec, guest.for_own_frontend()?, Arc::new(()))?;
         let shape = QueueShape { size: 64, features };
         let queues = (0..=CONTROL).map(|index| guest.queue(index, shape));
         let driver = Self {
@@ -288,36 +277,13 @@ fn a_reset_of_the_driver_ends_what_was_ordered() -> Result<()> {
 
 /// Not a test of its own: the process of the test below serves from here.
 #[test]
+#[ignore = "run by the other tests, as a process"]
 fn back_end_of_the_kill_test() -> Result<()> {
-    let Some(path) = std::env::var_os(SOCKET_VARIABLE) else {
-        return Ok(());
-    };
-    let served = ServedCard::at(path.into(), "own", spec(), &Fabric::default())?;
+    let served = ServedCard::at(BackEnd::socket()?, "own", spec(), &Fabric::default())?;
     loop {
         // Until it is killed.
         std::thread::park();
         ensure!(served.path.exists(), "nobody else ends this");
-    }
-}
-
-struct BackEnd(Child);
-
-impl BackEnd {
-    fn spawn(path: &Path) -> Result<Self> {
-        let _ = std::fs::remove_file(path);
-        let child = Command::new(std::env::current_exe()?)
-            .args(["--exact", "back_end_of_the_kill_test"])
-            .env(SOCKET_VARIABLE, path)
-            .stdout(Stdio::null())
-            .spawn()?;
-        Ok(Self(child))
-    }
-}
-
-impl Drop for BackEnd {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
@@ -326,12 +292,12 @@ impl Drop for BackEnd {
 fn orders_outlive_a_server_that_is_killed() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("net.sock");
-    let mut back_end = BackEnd::spawn(&path)?;
+    let mut back_end = BackEnd::spawn(BODY, &path)?;
     let mut driver = Driver::start(&path, FEATURES)?;
     for round in 1..=8_u8 {
         driver.order(&[6, 2, round % 4, 0, 0, 0, round, 0, 0, 0, round, 0, 0, 0])?;
         drop(back_end);
-        back_end = BackEnd::spawn(&path)?;
+        back_end = BackEnd::spawn(BODY, &path)?;
         driver.wait_for_return(round.into())?;
         let expected = [0, round, 0, 0, 0, round, 0, 0, 0];
         ensure!(driver.moderation(round % 4)? == expected, "round {round}");

@@ -20,9 +20,7 @@ use vhost_user_frontend::Error;
 use vhost_user_frontend::session::DirtyLog;
 use vhost_user_frontend::session::EventFd;
 use vhost_user_frontend::session::Events;
-use vhost_user_frontend::session::Memory;
 use vhost_user_frontend::session::QueueSetup;
-use vhost_user_frontend::session::Region;
 use vhost_user_frontend::session::Session;
 use vhost_user_frontend::session::SessionSpec;
 
@@ -58,13 +56,6 @@ impl Fixture {
     fn new(queues: u16) -> Result<Self> {
         let served = Served::new(queues)?;
         let guest = Guest::new()?;
-        let region = Region {
-            guest_addr: guest.spec.guest_addr,
-            size: guest.spec.size,
-            user_addr: guest.spec.user_addr,
-            file: Arc::new(File::from(guest.file.try_clone()?)),
-            offset: 0,
-        };
         let spec = SessionSpec {
             queue_count: queues,
             config_len: 16,
@@ -72,7 +63,7 @@ impl Fixture {
             ..SessionSpec::new(&served.path, ECHO)
         };
         let reports = Arc::new(Reports::default());
-        let session = Session::connect(spec, Memory::new(vec![region])?, reports.clone())?;
+        let session = Session::connect(spec, guest.for_own_frontend()?, reports.clone())?;
         Ok(Self {
             served,
             guest,

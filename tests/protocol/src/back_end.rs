@@ -1,0 +1,43 @@
+//! Back-ends in processes of their own, to be killed. One rule: the process is the test program again, and what it runs
+//! is one ignored test, its body.
+
+use anyhow::Context as _;
+use anyhow::Result;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Child;
+use std::process::Command;
+use std::process::Stdio;
+
+const SOCKET_VARIABLE: &str = "PARAVANE_BACK_END_SOCKET";
+
+/// The child; killed when dropped.
+pub struct BackEnd(Child);
+
+impl BackEnd {
+    /// Starts the process; `body` names the ignored test that serves at `path`.
+    pub fn spawn(body: &str, path: &Path) -> Result<Self> {
+        let _ = std::fs::remove_file(path);
+        let child = Command::new(std::env::current_exe()?)
+            .args(["--exact", body, "--ignored"])
+            .env(SOCKET_VARIABLE, path)
+            .stdout(Stdio::null())
+            .spawn()?;
+        Ok(Self(child))
+    }
+
+    /// Where the body is to serve.
+    pub fn socket() -> Result<PathBuf> {
+        let path = std::env::var_os(SOCKET_VARIABLE);
+        Ok(path
+            .context("only other tests run this, as a process")?
+            .into())
+    }
+}
+
+impl Drop for BackEnd {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
