@@ -44,18 +44,13 @@ pub enum Error {
         /// Why.
         source: Errno,
     },
-    /// O_DIRECT needs larger blocks.
+    /// A device that refuses writes.
     #[error(
-        "The image {} needs direct I/O in units of {needed} bytes, but the block size is {given}: pass --block-size \
-         {needed}, or --cache writeback", path.display()
+        "The device {} is read-only: pass --readonly, or make it writable (blockdev --setrw)", path.display()
     )]
-    DirectBlockSize {
-        /// The image.
+    ReadOnlyDevice {
+        /// The device.
         path: PathBuf,
-        /// Bytes that O_DIRECT asks for.
-        needed: u32,
-        /// Logical block size of the disk.
-        given: u32,
     },
     /// The image cannot be mapped.
     #[error("Cannot map the image {}: pass --engine uring or --engine sync", path.display())]
@@ -100,9 +95,10 @@ fn hint(source: &std::io::Error) -> &'static str {
     match source.kind() {
         std::io::ErrorKind::NotFound => ": make it first, for example by truncate -s 10G IMAGE",
         std::io::ErrorKind::PermissionDenied => {
-            ": give this user read and write access, or pass --readonly if it may only read"
+            ": give this user read and write access (chmod, chattr -i), or pass --readonly if it may only read"
         }
         std::io::ErrorKind::ReadOnlyFilesystem => ": pass --readonly",
+        std::io::ErrorKind::ExecutableFileBusy => ": it is in use as swap space",
         std::io::ErrorKind::InvalidInput => {
             ": the file system may not support direct I/O, then pass --cache writeback"
         }

@@ -10,10 +10,12 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::fcntl::FcntlArg;
 use nix::fcntl::OFlag;
 use nix::fcntl::fcntl;
@@ -22,6 +24,7 @@ use nix::sys::memfd::memfd_create;
 use nix::sys::statfs::HUGETLBFS_MAGIC;
 use nix::sys::statfs::TMPFS_MAGIC;
 use nix::sys::statfs::fstatfs;
+use nix::sys::uio::pread;
 use nix::unistd::Whence;
 use nix::unistd::lseek;
 
@@ -30,6 +33,7 @@ use crate::CacheMode;
 use crate::Error;
 use crate::LockChoice;
 use crate::engine::sys;
+use crate::engine::work::Bounce;
 use crate::lock;
 
 /// What kind of thing holds the bytes; it decides how ranges are discarded and zeroed and which engine pays.
@@ -60,12 +64,18 @@ pub(crate) struct Image {
     pub file: File,
     pub kind: Kind,
     pub path: PathBuf,
-    /// Set when the file is open past the page cache.
-    pub direct: Option<DirectAlign>,
+    /// Set when the file was opened past the page cache.
+    direct: Option<DirectAlign>,
+    /// The page cache is used after all.
+    cached: AtomicBool,
     /// Bytes per page of the file, the granule in which it is allocated.
     pub granule: u64,
-    /// Bytes, rounded down to whole logical blocks.
+    /// Bytes that a discard or zeroing must begin and end on: a device's logical sector.
+    pub sector: u64,
+    /// Bytes, whole logical blocks.
     size: AtomicU64,
+    /// Bytes that there were when the size was read last.
+    end: AtomicU64,
     block_size: u64,
     identity: String,
 }
@@ -99,19 +109,33 @@ impl Image {
             let patience = Duration::from_millis(u64::from(spec.lock_wait_ms));
             lock::lock(&file, &path, spec.readonly, patience)?;
         }
-        let direct = direct_align(&file, kind, spec, &path)?;
+        let device = kind == Kind::Device;
+        if device && !spec.readonly && sys::is_readonly(&file) {
+            return Err(Error::ReadOnlyDevice { path });
+        }
+        let past_cache = spec.cache == CacheMode::None && matches!(kind, Kind::File | Kind::Device);
+        let direct = past_cache.then(|| sys::direct_align(&file, device));
         let granule = u64::try_from(fs.block_size()).unwrap_or(4096).max(4096);
         let image = Self {
             identity: format!("{:x}-{:x}", meta.dev(), meta.ino()),
             block_size: u64::from(spec.block_size),
             size: AtomicU64::new(0),
+            end: AtomicU64::new(0),
+            cached: AtomicBool::new(false),
+            sector: if device { sys::sector_size(&file) } else { 1 },
+            direct: direct.map(|align| DirectAlign {
+                offset: align.offset.min(spec.block_size),
+                ..align
+            }),
             file,
             kind,
             path,
-            direct,
             granule,
         };
         image.refresh_size()?;
+        if let Some(align) = direct.filter(|align| align.offset > spec.block_size) {
+            image.try_direct(align.offset);
+        }
         Ok(image)
     }
 
@@ -120,20 +144,82 @@ impl Image {
         self.size.load(Ordering::Acquire)
     }
 
-    /// Reads the size anew; returns it in bytes, rounded down to whole blocks.
+    /// Bytes that there were when the size was read last; a last block that is cut off makes the size more.
+    pub fn end(&self) -> u64 {
+        self.end.load(Ordering::Acquire)
+    }
+
+    /// Reads the size anew; returns it in bytes, in whole blocks.
+    ///
+    /// A file that ends within a block has it whole: what is not there reads as zero, and the file grows when the guest
+    /// writes it. A device cannot grow: what does not fill a block is left out.
     pub fn refresh_size(&self) -> Result<u64, Error> {
-        let end = lseek(&self.file, 0, Whence::SeekEnd).map_err(|errno| Error::Open {
+        let end = self.length().map_err(|errno| Error::Open {
             path: self.path.clone(),
             source: errno.into(),
         })?;
-        let end = u64::try_from(end).unwrap_or_default();
-        let size = end - end % self.block_size;
-        if size != end {
+        let size = match self.kind {
+            Kind::Device => end - end % self.block_size,
+            _ => end.next_multiple_of(self.block_size),
+        };
+        if size < end {
             tracing::warn!(path = %self.path.display(), bytes = end - size,
-                "image does not end on a block border, its last bytes are left out");
+                "the device does not end on a block border, its last bytes are left out");
+        } else if size > end {
+            tracing::info!(path = %self.path.display(), bytes = size - end,
+                "the image does not end on a block border: its last block is filled up with zeroes, and the file grows \
+                 when the guest writes there");
         }
+        self.end.store(end, Ordering::Release);
         self.size.store(size, Ordering::Release);
         Ok(size)
+    }
+
+    fn length(&self) -> Result<u64, Errno> {
+        let end = lseek(&self.file, 0, Whence::SeekEnd)?;
+        Ok(u64::try_from(end).unwrap_or_default())
+    }
+
+    /// Whether `position`, where a read found the end of the file, lies in the last block's missing part. An image that
+    /// was truncated under us has no such part.
+    pub fn is_padding(&self, position: u64) -> bool {
+        let missing = self.end()..self.size();
+        missing.contains(&position) && self.length().is_ok_and(|length| length <= position)
+    }
+
+    /// What O_DIRECT asks of requests, while the page cache is passed by.
+    #[inline]
+    pub fn direct(&self) -> Option<DirectAlign> {
+        self.direct.filter(|_| !self.cached.load(Ordering::Relaxed))
+    }
+
+    /// Asks whether direct I/O works in blocks of the disk, though the file system names larger ones: a file of which
+    /// `cp --reflink` made a snapshot has such on XFS, which takes the smaller ones all the same.
+    fn try_direct(&self, named: u32) {
+        let len = usize::try_from(self.block_size).unwrap_or(0);
+        let mut bytes = Bounce::new(len);
+        let at = i64::try_from(self.block_size).unwrap_or(0);
+        match pread(&self.file, bytes.slice(len), at) {
+            Err(Errno::EINVAL) => self.leave_direct(),
+            _ => tracing::info!(path = %self.path.display(),
+                "the file system has direct I/O in units of {named} bytes; it may be slow in smaller ones"),
+        }
+    }
+
+    /// Goes through the page cache from now on, because direct I/O was refused; a flush makes writes durable as before.
+    /// What is refused may change while the image is open: by a snapshot, by a device's new sector size.
+    #[cold]
+    pub fn leave_direct(&self) {
+        if self.cached.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        // All engines and queues share the open file description, and so this flag of it.
+        let flags = FcntlArg::F_SETFL(OFlag::empty());
+        let failed = fcntl(&self.file, flags).err();
+        tracing::warn!(path = %self.path.display(), ?failed,
+            "no direct I/O in blocks of {} bytes here: the page cache is used, as with --cache writeback. A new disk \
+             goes past it with --block-size 4096; the partition table of an existing one would be unreadable with that",
+            self.block_size);
     }
 
     /// A name for the disk that stays the same as long as the image does.
@@ -188,24 +274,4 @@ fn memory(bytes: u64) -> Result<File, Error> {
         path: PathBuf::from("memory disk"),
         source: errno.into(),
     })
-}
-
-fn direct_align(
-    file: &File,
-    kind: Kind,
-    spec: &BlockSpec,
-    path: &Path,
-) -> Result<Option<DirectAlign>, Error> {
-    if spec.cache != CacheMode::None || !matches!(kind, Kind::File | Kind::Device) {
-        return Ok(None);
-    }
-    let align = sys::direct_align(file, kind == Kind::Device);
-    if align.offset > spec.block_size {
-        return Err(Error::DirectBlockSize {
-            path: path.to_owned(),
-            needed: align.offset,
-            given: spec.block_size,
-        });
-    }
-    Ok(Some(align))
 }

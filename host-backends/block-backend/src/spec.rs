@@ -37,7 +37,8 @@ pub enum EngineChoice {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum CacheMode {
-    /// O_DIRECT, past the host's page cache; a guest FLUSH is an fdatasync.
+    /// O_DIRECT, past the host's page cache (through it where the medium takes no block that small); a guest FLUSH is an
+    /// fdatasync.
     None,
     /// Through the host's page cache; a guest FLUSH is an fdatasync.
     #[default]
@@ -67,7 +68,7 @@ pub enum LockChoice {
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 #[group(id = "disk")]
 pub struct BlockSpec {
-    /// Image file or block device with the disk's bytes; the format is raw.
+    /// Image file or block device with the disk's bytes; the format is raw. A file's last block need not be whole.
     #[arg(
         long,
         visible_alias = "blk-file",

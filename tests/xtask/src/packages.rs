@@ -12,6 +12,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("qemu-storage-daemon", "qemu-system-common"),
     ("busybox", "busybox-static"),
     ("mke2fs", "e2fsprogs"),
+    ("mkfs.xfs", "xfsprogs"),
     ("fio", "fio"),
     ("ip", "iproute2"),
     ("iperf3", "iperf3"),

@@ -136,7 +136,8 @@ impl Shared {
 
 impl View {
     fn new(image: &Image, readonly: bool) -> Result<Self, Error> {
-        let size = image.size();
+        // A last block that is cut off goes through system calls, which make the file longer where need be.
+        let size = image.end();
         let access = if readonly {
             Access::Read
         } else {

@@ -199,7 +199,8 @@ impl<T: Default> Runner<T> {
     }
 
     fn advance(&mut self, slot: u16, result: Result<usize, Errno>) -> Option<Result<(), Errno>> {
-        match self.slots.get_mut(usize::from(slot))?.work.advance(result) {
+        let work = &mut self.slots.get_mut(usize::from(slot))?.work;
+        match work.advance(&self.image, result) {
             Next::Over(result) => Some(result),
             Next::Again => self.drive(slot),
         }
@@ -219,7 +220,7 @@ impl<T: Default> Runner<T> {
             let Outcome::Done(result) = outcome else {
                 return None;
             };
-            if let Next::Over(result) = entry.work.advance(result) {
+            if let Next::Over(result) = entry.work.advance(&self.image, result) {
                 return Some(result);
             }
         }

@@ -16,6 +16,7 @@ pub(crate) const IOV_MAX: usize = 1024;
 
 nix::ioctl_write_ptr_bad!(blkdiscard, 0x1277, [u64; 2]);
 nix::ioctl_read_bad!(blksszget, 0x1268, libc::c_int);
+nix::ioctl_read_bad!(blkroget, 0x125e, libc::c_int);
 
 /// Reads into `buffers` at `offset`; returns the bytes read, which may be fewer than asked.
 ///
@@ -66,15 +67,27 @@ pub(crate) fn direct_align(file: &File, device: bool) -> DirectAlign {
     if let Some(align) = direct_align_statx(file) {
         return align;
     }
-    let mut sector = 512;
-    if device {
-        // SAFETY: the ioctl writes one int to the variable, which lives across the call.
-        let _ = unsafe { blksszget(file.as_raw_fd(), &raw mut sector) };
-    }
+    let sector = if device { sector_size(file) } else { 512 };
     DirectAlign {
         memory: 4096,
         offset: u32::try_from(sector).unwrap_or(512),
     }
+}
+
+/// Bytes of a block device's logical sector (BLKSSZGET); 512 where it does not say.
+pub(crate) fn sector_size(device: &File) -> u64 {
+    let mut sector = 0;
+    // SAFETY: the ioctl writes one int to the variable, which lives across the call.
+    let _ = unsafe { blksszget(device.as_raw_fd(), &raw mut sector) };
+    u64::try_from(sector).unwrap_or(0).max(512)
+}
+
+/// Whether a block device refuses writes (BLKROGET), which an open for writing does not tell.
+pub(crate) fn is_readonly(device: &File) -> bool {
+    let mut readonly = 0;
+    // SAFETY: the ioctl writes one int to the variable, which lives across the call.
+    let asked = unsafe { blkroget(device.as_raw_fd(), &raw mut readonly) };
+    asked.is_ok() && readonly != 0
 }
 
 fn direct_align_statx(file: &File) -> Option<DirectAlign> {

@@ -103,7 +103,7 @@ impl UringEngine {
             .register_eventfd(event.as_fd().as_raw_fd())
             .map_err(errno)?;
         ring.completion().disable_eventfd();
-        let cached = image.direct.is_none();
+        let cached = image.direct().is_none();
         Ok(Self {
             image,
             ring,

@@ -44,6 +44,16 @@ pub(crate) enum Next {
     Over(Result<(), Errno>),
 }
 
+/// Whether the kernel, the file system or the device says that it has no such operation, or not for this range; as
+/// against one that it tried and failed at.
+fn is_unsupported(errno: Errno) -> bool {
+    use Errno::*;
+    matches!(
+        errno,
+        EOPNOTSUPP | ENOSYS | EINVAL | ENOTTY | ENODEV | EPERM
+    )
+}
+
 /// How a range is dealt with when the direct way is not supported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Zeroing {
@@ -65,6 +75,8 @@ pub(crate) struct Work {
     len: u64,
     moved: u64,
     retries: u32,
+    /// The step was made past the page cache.
+    direct: bool,
     /// Guest buffers of what is left to move.
     pub buffers: IoVecs,
     bounce: Option<Bounce>,
@@ -73,11 +85,15 @@ pub(crate) struct Work {
     /// Bytes of the current range that are zeroed.
     zeroed: u64,
     zeroing: Zeroing,
+    /// Bytes that the step under way deals with, and whether it writes them.
+    piece: u64,
+    writes: bool,
+    synced: bool,
 }
 
 /// An aligned buffer in place of guest buffers that O_DIRECT would refuse.
 #[derive(Debug)]
-struct Bounce {
+pub(crate) struct Bounce {
     bytes: Vec<u8>,
     start: usize,
     list: IoVecList,
@@ -91,7 +107,7 @@ struct IoVecList([libc::iovec; 1]);
 unsafe impl Send for IoVecList {}
 
 impl Bounce {
-    fn new(len: usize) -> Self {
+    pub fn new(len: usize) -> Self {
         let bytes = vec![0; len + PAGE];
         let start = bytes.as_ptr().align_offset(PAGE).min(PAGE);
         Self {
@@ -104,7 +120,7 @@ impl Bounce {
         }
     }
 
-    fn slice(&mut self, len: usize) -> &mut [u8] {
+    pub fn slice(&mut self, len: usize) -> &mut [u8] {
         self.bytes
             .get_mut(self.start..self.start + len)
             .unwrap_or_default()
@@ -124,7 +140,7 @@ impl Work {
     pub fn transfer(&mut self, task: Task, offset: u64, len: u64, durable: bool, image: &Image) {
         self.begin(task, durable);
         (self.offset, self.len) = (offset, len);
-        let misaligned = image.direct.is_some_and(|align| {
+        let misaligned = image.direct().is_some_and(|align| {
             self.buffers
                 .as_slice()
                 .iter()
@@ -152,6 +168,7 @@ impl Work {
         (self.task, self.durable, self.syncing) = (task, durable, false);
         (self.offset, self.len, self.moved) = (0, 0, 0);
         (self.range, self.zeroed, self.retries) = (0, 0, 0);
+        (self.synced, self.direct) = (false, false);
         self.bounce = None;
         self.zeroing = Zeroing::Ask;
         self.ranges.clear();
@@ -169,9 +186,18 @@ impl Work {
         }
         match self.task {
             Task::Read | Task::Write if self.moved == self.len => None,
-            Task::Read | Task::Write => Some(self.transfer_step()),
+            Task::Read | Task::Write => {
+                self.direct = image.direct().is_some();
+                Some(self.transfer_step())
+            }
             Task::Flush => None,
-            Task::Discard | Task::WriteZeroes => self.range_step(image),
+            Task::Discard | Task::WriteZeroes => {
+                if !self.find_piece(image) && self.durable && !self.synced {
+                    self.syncing = true;
+                    return Some(Step::Sync);
+                }
+                self.range_step(image)
+            }
         }
     }
 
@@ -199,17 +225,30 @@ impl Work {
         }
     }
 
-    fn range_step(&mut self, image: &Image) -> Option<Step<'_>> {
-        while self
-            .ranges
-            .get(self.range)
-            .is_some_and(|range| range.len == self.zeroed)
-        {
-            (self.range, self.zeroed) = (self.range + 1, 0);
+    /// Goes to what is left of the ranges, and cuts it on the device's sectors; false when nothing is.
+    fn find_piece(&mut self, image: &Image) -> bool {
+        while let Some(range) = self.ranges.get(self.range) {
+            let left = range.len - self.zeroed;
+            let (piece, whole) = cut(range.offset + self.zeroed, left, image.sector);
+            if left == 0 {
+                (self.range, self.zeroed) = (self.range + 1, 0);
+            } else if !whole && self.task == Task::Discard {
+                // A discard is advice: less than a sector cannot be given back.
+                self.zeroed += piece;
+            } else {
+                self.piece = piece;
+                self.writes = !whole || self.zeroing == Zeroing::Write;
+                self.direct = self.writes && image.direct().is_some();
+                return true;
+            }
         }
+        false
+    }
+
+    fn range_step(&mut self, image: &Image) -> Option<Step<'_>> {
         let range = *self.ranges.get(self.range)?;
-        let (offset, len) = (range.offset + self.zeroed, range.len - self.zeroed);
-        if self.zeroing == Zeroing::Write {
+        let (offset, len) = (range.offset + self.zeroed, self.piece);
+        if self.writes {
             let len = usize::try_from(len).unwrap_or(CHUNK).min(CHUNK);
             let zeroes = self.bounce.get_or_insert_with(|| Bounce::new(CHUNK));
             return Some(Step::Write {
@@ -231,79 +270,77 @@ impl Work {
     }
 
     /// Takes in what came of the step.
-    pub fn advance(&mut self, result: Result<usize, Errno>) -> Next {
+    pub fn advance(&mut self, image: &Image, result: Result<usize, Errno>) -> Next {
         match result {
             Err(Errno::EINTR | Errno::EAGAIN) if self.retries < MAX_RETRIES => {
                 self.retries += 1;
                 Next::Again
             }
-            result if self.syncing => Next::Over(result.map(drop)),
+            result if self.syncing => {
+                (self.syncing, self.synced) = (false, true);
+                Next::Over(result.map(drop))
+            }
+            // The step is made again, through the page cache.
+            Err(Errno::EINVAL) if self.direct => {
+                image.leave_direct();
+                Next::Again
+            }
             result => match self.task {
-                Task::Read | Task::Write => self.advance_transfer(result),
+                Task::Read | Task::Write => self.advance_transfer(image, result),
                 Task::Flush => Next::Over(Ok(())),
                 Task::Discard | Task::WriteZeroes => self.advance_range(result),
             },
         }
     }
 
-    fn advance_transfer(&mut self, result: Result<usize, Errno>) -> Next {
+    fn advance_transfer(&mut self, image: &Image, result: Result<usize, Errno>) -> Next {
         let bytes = match result {
-            // The image ends earlier than its size said, or takes no more.
-            Ok(0) => return Next::Over(Err(Errno::EIO)),
             Ok(bytes) => bytes,
             Err(errno) => return Next::Over(Err(errno)),
         };
-        if self.task == Task::Read
-            && let Some(bounce) = &mut self.bounce
-        {
-            let rest = self.buffers.as_slice();
-            copy_in(bounce.slice(bytes), rest);
+        let read = self.task == Task::Read;
+        if read && let Some(bounce) = &mut self.bounce {
+            copy_in(bounce.slice(bytes), self.buffers.as_slice());
         }
         self.moved += bytes as u64;
         if self.moved >= self.len {
             return Next::Over(Ok(()));
         }
         self.buffers.advance(bytes);
-        Next::Again
+        if read && image.is_padding(self.offset + self.moved) {
+            fill(self.buffers.as_slice());
+            self.moved = self.len;
+            Next::Over(Ok(()))
+        } else if bytes == 0 {
+            // The image ends earlier than its size said, or takes no more.
+            Next::Over(Err(Errno::EIO))
+        } else {
+            Next::Again
+        }
     }
 
     fn advance_range(&mut self, result: Result<usize, Errno>) -> Next {
-        let left = self
-            .ranges
-            .get(self.range)
-            .map_or(0, |range| range.len - self.zeroed);
-        match (result, self.zeroing) {
-            (Ok(0), Zeroing::Write) => return Next::Over(Err(Errno::EIO)),
-            (Ok(bytes), Zeroing::Write) => self.zeroed += left.min(bytes as u64),
-            (Ok(_), Zeroing::Ask) => self.zeroed += left,
+        match result {
+            Ok(0) if self.writes => return Next::Over(Err(Errno::EIO)),
+            Ok(bytes) if self.writes => self.zeroed += self.piece.min(bytes as u64),
+            Ok(_) => self.zeroed += self.piece,
+            Err(errno) if self.writes || !is_unsupported(errno) => return Next::Over(Err(errno)),
             // A discard is advice: where it cannot be followed nothing is lost.
-            (Err(Errno::EOPNOTSUPP | Errno::ENOSYS), Zeroing::Ask)
-                if self.task == Task::Discard =>
-            {
-                self.zeroed += left
-            }
-            (Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL), Zeroing::Ask)
-                if self.task == Task::WriteZeroes =>
-            {
-                self.zeroing = Zeroing::Write;
-            }
-            (Err(errno), _) => return Next::Over(Err(errno)),
+            Err(_) if self.task == Task::Discard => self.zeroed += self.piece,
+            Err(_) => self.zeroing = Zeroing::Write,
         }
-        if self
-            .ranges
-            .get(self.range)
-            .is_some_and(|range| range.len == self.zeroed)
-        {
-            (self.range, self.zeroed) = (self.range + 1, 0);
-        }
-        if self.range < self.ranges.len() {
-            Next::Again
-        } else if self.durable {
-            self.syncing = true;
-            Next::Again
-        } else {
-            Next::Over(Ok(()))
-        }
+        Next::Again
+    }
+}
+
+/// The first piece of a range of `len` bytes at `offset`, and whether it is whole sectors.
+fn cut(offset: u64, len: u64, sector: u64) -> (u64, bool) {
+    let head = (sector - offset % sector) % sector;
+    let whole = len - len % sector;
+    match (head, whole) {
+        (0, 0) => (len, false),
+        (0, whole) => (whole, true),
+        (head, _) => (head.min(len), false),
     }
 }
 
@@ -346,5 +383,14 @@ fn copy_in(mut from: &[u8], buffers: &[libc::iovec]) {
         if from.is_empty() {
             return;
         }
+    }
+}
+
+/// Fills guest buffers with zeroes.
+fn fill(buffers: &[libc::iovec]) {
+    for buffer in buffers {
+        // SAFETY: the buffer is mapped guest memory by the contract of the step that just ended; no Rust object lives
+        // there.
+        unsafe { std::ptr::write_bytes(buffer.iov_base.cast::<u8>(), 0, buffer.iov_len) };
     }
 }

@@ -19,10 +19,16 @@ struct Loop {
 
 impl Loop {
     fn new(bytes: u64) -> Option<Self> {
+        Self::with(bytes, &[])
+    }
+
+    /// One that `losetup` makes with further `flags`.
+    fn with(bytes: u64, flags: &[&str]) -> Option<Self> {
         let image = tempfile::NamedTempFile::new().expect("an image");
         image.as_file().set_len(bytes).expect("its size");
         let made = Command::new("losetup")
             .args(["--find", "--show"])
+            .args(flags)
             .arg(image.path())
             .output();
         match made {
@@ -117,4 +123,113 @@ fn a_block_device_has_one_writer() {
     };
     let _first = BlockDevice::open(spec.clone()).expect("the first writer");
     assert!(BlockDevice::open(spec).is_err());
+}
+
+#[test]
+fn discards_and_zeroing_are_cut_to_the_sectors_of_the_device() {
+    let Some(device) = Loop::with(1 << 20, &["--sector-size", "4096"]) else {
+        return;
+    };
+    for engine in [EngineChoice::Uring, EngineChoice::Sync] {
+        for cache in [
+            CacheMode::Writeback,
+            CacheMode::None,
+            CacheMode::Writethrough,
+        ] {
+            let mut rig = Rig::new(device.spec(engine, cache));
+            let data = pattern(3, 32 << 10);
+            // Sectors of 512 bytes: within one of the device's, over a border, with whole ones between.
+            for (sector, count) in [
+                (1_usize, 2_usize),
+                (7, 2),
+                (3, 30),
+                (8, 9),
+                (15, 17),
+                (16, 8),
+            ] {
+                let bytes = (sector * 512)..((sector + count) * 512);
+                for (kind, flags) in [(WRITE_ZEROES, 0), (WRITE_ZEROES, 1), (DISCARD, 0)] {
+                    assert_eq!(rig.write(0, &data), OK);
+                    let range = (sector as u64, count as u32, flags);
+                    assert_eq!(
+                        rig.ranges(kind, &[range]),
+                        OK,
+                        "{engine:?} {cache:?} {kind} {flags} {sector}+{count}"
+                    );
+                    let mut expected = data.clone();
+                    let zeroed = if kind == DISCARD {
+                        let (start, end) = (bytes.start.next_multiple_of(4096), bytes.end);
+                        start..(end - end % 4096).max(start)
+                    } else {
+                        bytes.clone()
+                    };
+                    expected[zeroed].fill(0);
+                    assert!(
+                        rig.read(0, 32 << 10) == expected,
+                        "{engine:?} {cache:?} {kind} {flags} {sector}+{count}"
+                    );
+                }
+            }
+            assert_eq!(rig.flush(), OK);
+        }
+    }
+}
+
+#[test]
+fn a_device_of_larger_sectors_is_served_through_the_page_cache() {
+    let Some(device) = Loop::with(1 << 20, &["--sector-size", "4096"]) else {
+        return;
+    };
+    for engine in [EngineChoice::Uring, EngineChoice::Sync] {
+        let mut rig = Rig::new(device.spec(engine, CacheMode::None));
+        assert_eq!(rig.write(0, &pattern(1, 8192)), OK);
+        assert_eq!(rig.write(3, &[9; 512]), OK, "{engine:?}");
+        let mut expected = pattern(1, 8192);
+        expected[3 * 512..4 * 512].fill(9);
+        assert!(rig.read(0, 8192) == expected, "{engine:?}");
+        assert_eq!(rig.read(3, 512), [9; 512], "{engine:?}");
+        assert_eq!(rig.flush(), OK);
+        assert_eq!(
+            std::fs::read(device.image.path()).expect("the image")[..8192],
+            expected
+        );
+    }
+}
+
+#[test]
+fn a_sector_size_that_grows_under_us_is_followed() {
+    for engine in [EngineChoice::Uring, EngineChoice::Sync] {
+        let Some(device) = Loop::new(1 << 20) else {
+            return;
+        };
+        let mut rig = Rig::new(device.spec(engine, CacheMode::None));
+        assert_eq!(rig.write(3, &[1; 512]), OK);
+        let set = Command::new("losetup")
+            .args(["--sector-size", "4096", &device.path])
+            .output();
+        if !set.is_ok_and(|output| output.status.success()) {
+            println!(
+                "SKIPS ITSELF block_device: the sector size of a loop device in use cannot be changed"
+            );
+            return;
+        }
+        assert_eq!(rig.write(4, &[2; 512]), OK, "{engine:?}");
+        assert_eq!(rig.read(3, 512), [1; 512], "{engine:?}");
+        assert_eq!(rig.read(4, 512), [2; 512], "{engine:?}");
+    }
+}
+
+#[test]
+fn a_readonly_device_is_refused_for_writing_and_served_for_reading() {
+    let Some(device) = Loop::with(1 << 20, &["--read-only"]) else {
+        return;
+    };
+    let spec = device.spec(EngineChoice::Auto, CacheMode::Writeback);
+    let refused = BlockDevice::open(spec.clone()).expect_err("it cannot be written");
+    assert!(refused.to_string().contains("--readonly"), "{refused}");
+    let mut rig = Rig::new(BlockSpec {
+        readonly: true,
+        ..spec
+    });
+    assert_eq!(rig.read(0, 512), [0; 512]);
 }

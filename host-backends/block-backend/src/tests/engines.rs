@@ -52,7 +52,7 @@ fn play(
         };
         steps.push(see(step));
         let result = script.pop_front().expect("the script is long enough");
-        if let Next::Over(end) = work.advance(result) {
+        if let Next::Over(end) = work.advance(image, result) {
             assert!(
                 script.is_empty(),
                 "steps are missing: {script:?} after {steps:?}"
@@ -167,6 +167,15 @@ fn a_flush_is_one_sync_and_its_error_counts() {
     );
 }
 
+/// What the kernel, a file system, a device or a container's filter answer instead of discarding or zeroing.
+const UNSUPPORTED: [Errno; 6] = [
+    Errno::EOPNOTSUPP,
+    Errno::ENOSYS,
+    Errno::EINVAL,
+    Errno::ENOTTY,
+    Errno::ENODEV,
+    Errno::EPERM,
+];
 const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
 const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
 
@@ -224,13 +233,30 @@ fn where_zeroing_is_not_supported_zeroes_are_written() {
 #[test]
 fn a_discard_that_is_not_supported_is_no_error() {
     let mut work = Work::default();
-    work.ranges(
-        Task::Discard,
-        &[range(0, 512, true), range(1024, 512, true)],
-        false,
-    );
-    let (steps, end) = play(&mut work, &image(), &[Err(Errno::EOPNOTSUPP), Ok(0)]);
-    assert_eq!((steps.len(), end), (2, Ok(())));
+    for errno in UNSUPPORTED {
+        work.ranges(
+            Task::Discard,
+            &[range(0, 512, true), range(1024, 512, true)],
+            false,
+        );
+        let (steps, end) = play(&mut work, &image(), &[Err(errno), Ok(0)]);
+        assert_eq!((steps.len(), end), (2, Ok(())), "{errno}");
+    }
+}
+
+#[test]
+fn zeroing_is_not_supported_by_the_errnos_that_a_discard_is_not() {
+    for errno in UNSUPPORTED {
+        let mut work = Work::default();
+        work.ranges(Task::WriteZeroes, &[range(0, 512, false)], false);
+        let (steps, end) = play(&mut work, &image(), &[Err(errno), Ok(512)]);
+        let expected = [Seen::Allocate(ZERO, 0, 512), Seen::Write(0, 512, false)];
+        assert_eq!(
+            (steps.as_slice(), end),
+            (expected.as_slice(), Ok(())),
+            "{errno}"
+        );
+    }
 }
 
 #[test]

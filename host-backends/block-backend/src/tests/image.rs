@@ -129,13 +129,140 @@ fn what_is_no_image_is_refused() {
     ));
 }
 
+/// Every engine with an image of `bytes` in the place that it serves, and what it is called.
+fn odd_images(bytes: usize) -> Vec<(tempfile::NamedTempFile, BlockSpec)> {
+    let engines = [
+        (EngineChoice::Uring, CacheMode::Writeback),
+        (EngineChoice::Uring, CacheMode::None),
+        (EngineChoice::Sync, CacheMode::Writeback),
+        (EngineChoice::Sync, CacheMode::None),
+        (EngineChoice::Map, CacheMode::Writeback),
+    ];
+    let of = |(engine, cache)| {
+        let image = if engine == EngineChoice::Map {
+            tempfile::NamedTempFile::new_in("/dev/shm").expect("an image in memory")
+        } else {
+            image_of(&[])
+        };
+        std::fs::write(image.path(), vec![1; bytes]).expect("its content");
+        let spec = BlockSpec {
+            engine,
+            cache,
+            ..BlockSpec::image(image.path())
+        };
+        (image, spec)
+    };
+    engines.into_iter().map(of).collect()
+}
+
 #[test]
-fn an_image_that_ends_within_a_block_loses_its_tail() {
-    let image = image_of(&[1; 1000]);
-    let mut rig = Rig::new(BlockSpec::image(image.path()));
-    assert_eq!(rig.device.size(), 512);
-    assert_eq!(rig.read(0, 512), [1; 512]);
-    assert_eq!(rig.request(0, 1, &[], 512).status, IOERR);
+fn an_image_that_ends_within_a_block_has_it_filled_up_with_zeroes() {
+    for (image, spec) in odd_images(1000) {
+        let mut rig = Rig::new(spec.clone());
+        assert_eq!(rig.device.size(), 1024, "{spec:?}");
+        let mut expected = vec![1; 1024];
+        expected[1000..].fill(0);
+        assert!(rig.read(0, 1024) == expected, "{spec:?}");
+        assert!(rig.read(1, 512) == expected[512..], "{spec:?}");
+        assert_eq!(rig.request(0, 2, &[], 512).status, IOERR);
+        let length = || image.as_file().metadata().expect("the image").len();
+        assert_eq!(length(), 1000, "{spec:?}: a read does not make it grow");
+        assert_eq!(rig.ranges(13, &[(0, 2, 0)]), OK, "{spec:?}");
+        assert_eq!(rig.read(0, 1024), [0; 1024], "{spec:?}");
+        assert_eq!(rig.write(1, &[2; 512]), OK, "{spec:?}");
+        assert_eq!(length(), 1024, "{spec:?}: a write there does");
+        assert_eq!(rig.read(1, 512), [2; 512], "{spec:?}");
+        let content = std::fs::read(image.path()).expect("the image");
+        assert_eq!(content[512..], [2; 512], "{spec:?}");
+    }
+}
+
+#[test]
+fn an_image_may_end_anywhere_in_a_block_of_any_size() {
+    for (bytes, block) in [
+        (1, 512),
+        (511, 512),
+        (513, 512),
+        (512, 4096),
+        (4095, 4096),
+        (4097, 4096),
+        (12_289, 512),
+    ] {
+        for (_image, spec) in odd_images(bytes) {
+            let spec = BlockSpec {
+                block_size: block,
+                ..spec
+            };
+            let size = bytes.next_multiple_of(block as usize);
+            let mut rig = Rig::new(spec.clone());
+            assert_eq!(rig.device.size(), size as u64, "{spec:?}");
+            let mut expected = vec![1; size];
+            expected[bytes..].fill(0);
+            assert!(rig.read(0, size) == expected, "{bytes} {spec:?}");
+            assert_eq!(rig.write(0, &vec![3; size]), OK, "{bytes} {spec:?}");
+            assert_eq!(rig.read(0, size), vec![3; size], "{bytes} {spec:?}");
+        }
+    }
+}
+
+#[test]
+fn a_resize_to_an_odd_size_is_filled_up_too() {
+    for (image, spec) in odd_images(1024) {
+        let mut rig = Rig::new(spec.clone());
+        image.as_file().set_len(1500).expect("growth");
+        assert_eq!(rig.device.resize().expect("a resize"), 1536, "{spec:?}");
+        assert_eq!(rig.read(2, 512), [0; 512], "{spec:?}");
+        assert_eq!(rig.write(2, &[4; 512]), OK, "{spec:?}");
+        assert_eq!(rig.read(2, 512), [4; 512], "{spec:?}");
+        image.as_file().set_len(600).expect("shrinkage");
+        assert_eq!(rig.device.resize().expect("a resize"), 1024, "{spec:?}");
+        assert_eq!(rig.request(0, 2, &[], 512).status, IOERR, "{spec:?}");
+        let mut expected = vec![1; 600];
+        expected.resize(1024, 0);
+        assert!(rig.read(0, 1024) == expected, "{spec:?}");
+    }
+}
+
+#[test]
+fn an_odd_image_truncated_under_us_is_an_error_and_no_zeroes() {
+    for (image, spec) in odd_images(1000) {
+        if spec.engine == EngineChoice::Map {
+            // A page that is there is served from the mapping, whatever the length says.
+            continue;
+        }
+        let mut rig = Rig::new(spec.clone());
+        image.as_file().set_len(100).expect("truncation");
+        assert_eq!(rig.request(0, 1, &[], 512).status, IOERR, "{spec:?}");
+    }
+}
+
+#[test]
+fn a_place_that_cannot_be_written_is_refused_with_the_mend() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("image");
+    let flags = nix::mount::MsFlags::MS_RDONLY;
+    let mounted = nix::mount::mount(
+        Some("tmpfs"),
+        dir.path(),
+        Some("tmpfs"),
+        flags,
+        None::<&str>,
+    );
+    if let Err(errno) = mounted {
+        println!("SKIPS ITSELF image: no mount ({errno}), needs root");
+        return;
+    }
+    let writable = nix::mount::MsFlags::MS_REMOUNT;
+    let remount =
+        |flags| nix::mount::mount(None::<&str>, dir.path(), None::<&str>, flags, None::<&str>);
+    remount(writable).expect("a writable mount");
+    std::fs::write(&path, [0; 512]).expect("an image");
+    remount(writable | flags).expect("a read-only mount");
+    let refused = BlockDevice::open(BlockSpec::image(&path)).expect_err("it cannot be written");
+    let served = BlockDevice::open(reader(&path)).map(|disk| disk.size());
+    let _ = nix::mount::umount2(dir.path(), nix::mount::MntFlags::MNT_DETACH);
+    assert!(refused.to_string().contains("--readonly"), "{refused}");
+    assert_eq!(served.expect("it can be read"), 512);
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod hostile;
 mod image;
 mod properties;
 mod ranges;
+mod reflink;
 mod requests;
 mod resize;
 mod rig;
