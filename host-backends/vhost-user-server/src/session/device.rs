@@ -55,6 +55,12 @@ impl Session {
         }
         self.features_refused = false;
         self.features = features;
+        if self.starts_enabled() {
+            // "The back-end must enable all rings immediately", whatever disabled them before.
+            self.vrings
+                .iter_mut()
+                .for_each(|vring| vring.enabled = true);
+        }
         if changed & !TRANSPORT != 0 {
             // Handlers kept over a pause were made for the old features.
             self.vrings.iter_mut().for_each(Vring::forget_handler);

@@ -151,8 +151,7 @@ impl Session {
             fds,
         } = incoming;
         let request = Request(header.request);
-        let acknowledge =
-            header.flags.need_reply() && self.protocol_features & protocol::REPLY_ACK != 0;
+        let acknowledge = header.flags.need_reply() && self.acknowledges(request, &payload);
         self.shared.messages.fetch_add(1, Ordering::Relaxed);
         let outcome = self.decode_and_handle(request, &payload, fds);
         match outcome {
@@ -166,6 +165,19 @@ impl Session {
             Ok(Answer::Done) => Ok(()),
             Err(refusal) => self.refuse(request, &refusal, acknowledge),
         }
+    }
+
+    /// Whether `need_reply` of this message counts. The message that takes up REPLY_ACK may ask for its own
+    /// acknowledgement already, and whoever asks waits for it, refused or not.
+    fn acknowledges(&self, request: Request, payload: &[u8]) -> bool {
+        let mut features = self.protocol_features;
+        if request == Request::SetProtocolFeatures
+            && let Ok(FrontendMessage::SetProtocolFeatures(wanted)) =
+                FrontendMessage::decode(request, payload)
+        {
+            features |= wanted;
+        }
+        features & protocol::REPLY_ACK != 0
     }
 
     fn decode_and_handle(

@@ -96,6 +96,11 @@ impl Session {
     pub(super) fn set_vring_call(&mut self, message: VringFd, fd: Option<OwnedFd>) -> Outcome {
         let vring = self.vring(message.index())?;
         let call = fd.map(EventFd::from_peer).transpose()?;
+        if let Some(call) = call.as_ref().filter(|_| !vring.is_running()) {
+            // An interrupt through the old one may have been lost, and front-ends wait for this one before their first
+            // request. A running ring's worker does the same.
+            call.notify_unless_full();
+        }
         vring.set_call(call);
         Ok(Answer::Done)
     }
