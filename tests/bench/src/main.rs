@@ -3,14 +3,14 @@
 //! One rule: a benchmark reports what it measured; it never judges and never retries for a better figure.
 
 mod balloon;
+mod block;
 mod client;
 mod cpu;
+mod fio;
 mod job;
-mod matrix;
 mod memory;
 mod native;
 mod net;
-mod peer;
 mod report;
 mod sample;
 mod wire;
@@ -38,7 +38,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// The block daemon against qemu-storage-daemon and against native I/O on the same file.
-    Block(matrix::BlockArgs),
+    Block(block::BlockArgs),
     /// The network daemon against DPDK's vhost and against the host's own TAP.
     Net(net::NetArgs),
     /// The balloon daemon against QEMU's own balloon.
@@ -99,6 +99,9 @@ struct NativeArgs {
     /// How the requests are issued.
     #[arg(long, value_enum, default_value = "uring")]
     engine: native::Engine,
+    /// Past the page cache.
+    #[arg(long)]
+    direct: bool,
     #[command(flatten)]
     job: JobArgs,
 }
@@ -114,13 +117,13 @@ struct ClientArgs {
 
 fn main() -> Result<()> {
     match Cli::parse().command {
-        Command::Block(args) => matrix::run(&args),
+        Command::Block(args) => block::run(&args),
         Command::Net(args) => net::run(&args),
         Command::Balloon(args) => balloon::run(&args),
         Command::Native(args) => {
             cpu::pin(args.job.cpu)?;
             let job = args.job.job();
-            let sample = native::run(&args.path, args.engine, &job)?;
+            let sample = native::run(&args.path, args.engine, args.direct, &job)?;
             println!("{}", report::line(args.engine.name(), &job, &sample));
             Ok(())
         }

@@ -1,10 +1,14 @@
 //! The baseline: the same job straight on the file, on one core, with no daemon and no guest.
-#![expect(unsafe_code, reason = "io_uring takes raw buffers")]
+#![expect(
+    unsafe_code,
+    reason = "io_uring takes raw buffers, and a mapping is read and written as a slice"
+)]
 
 use std::fs::File;
 use std::fs::OpenOptions;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Instant;
 
@@ -43,11 +47,12 @@ impl Engine {
     }
 }
 
-/// Runs `job` on `path`; `queues` multiplies the depth, all on the calling thread.
-pub fn run(path: &Path, engine: Engine, job: &Job) -> Result<Sample> {
+/// Runs `job` on `path`, past the page cache if `direct`; `queues` multiplies the depth, all on the calling thread.
+pub fn run(path: &Path, engine: Engine, direct: bool, job: &Job) -> Result<Sample> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
+        .custom_flags(if direct { libc::O_DIRECT } else { 0 })
         .open(path)
         .with_context(|| format!("cannot open {}", path.display()))?;
     let bytes = file.metadata()?.len();
@@ -60,14 +65,17 @@ pub fn run(path: &Path, engine: Engine, job: &Job) -> Result<Sample> {
 fn sync(file: &File, bytes: u64, job: &Job) -> Result<Sample> {
     let mut plan = Plan::new(job, bytes);
     let mut recorder = Recorder::new(job.duration)?;
-    let mut buffer = vec![0; job.block_bytes];
+    // O_DIRECT wants an aligned buffer; the start of a mapping is.
+    let memory = SharedMemory::new(job.block_bytes)?;
+    // SAFETY: the whole mapping, which nobody else knows and which outlives the slice.
+    let buffer = unsafe { std::slice::from_raw_parts_mut(memory.at(0), job.block_bytes) };
     let mut last = None;
     let mut since = Instant::now();
     loop {
         let step = plan.step(last);
         match step {
-            Step::Read(at) => file.read_exact_at(&mut buffer, at)?,
-            Step::Write(at) => file.write_all_at(&buffer, at)?,
+            Step::Read(at) => file.read_exact_at(buffer, at)?,
+            Step::Write(at) => file.write_all_at(buffer, at)?,
             Step::Flush => file.sync_data()?,
         }
         last = Some(step);

@@ -11,7 +11,7 @@ use crate::sample::Sample;
 #[derive(Clone, Serialize)]
 pub struct Cell {
     /// Who served it.
-    pub who: &'static str,
+    pub who: String,
     /// What was done.
     #[serde(flatten)]
     pub job: Job,
@@ -29,9 +29,9 @@ pub struct Cell {
 
 impl Cell {
     /// The cell of a sample.
-    pub fn new(who: &'static str, job: &Job, sample: &Sample) -> Self {
+    pub fn new(who: &str, job: &Job, sample: &Sample) -> Self {
         Self {
-            who,
+            who: who.to_owned(),
             job: *job,
             iops: sample.iops(),
             p50_us: sample.latency_us(50.0),
@@ -43,7 +43,7 @@ impl Cell {
 }
 
 /// A sample as one JSON line.
-pub fn line(who: &'static str, job: &Job, sample: &Sample) -> String {
+pub fn line(who: &str, job: &Job, sample: &Sample) -> String {
     json!(Cell::new(who, job, sample)).to_string()
 }
 

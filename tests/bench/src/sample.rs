@@ -19,6 +19,17 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// What another program measured.
+    pub fn of(operations: u64, errors: u64, elapsed: Duration, latency_ns: Histogram<u64>) -> Self {
+        Self {
+            operations,
+            errors,
+            elapsed,
+            server_cpu: None,
+            latency_ns,
+        }
+    }
+
     /// Operations per second.
     pub fn iops(&self) -> f64 {
         self.operations as f64 / self.elapsed.as_secs_f64()
