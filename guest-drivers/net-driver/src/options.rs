@@ -76,37 +76,3 @@ impl Default for Options {
         }
     }
 }
-
-/// The features of `set` whose own requirements are in it too (sec. 5.1.3.1).
-pub(crate) fn consistent(set: u64) -> u64 {
-    const CONTROL: u64 = CTRL_RX
-        | CTRL_VLAN
-        | CTRL_RX_EXTRA
-        | GUEST_ANNOUNCE
-        | MQ
-        | CTRL_MAC_ADDR
-        | CTRL_GUEST_OFFLOADS
-        | NOTF_COAL
-        | VQ_NOTF_COAL
-        | RSS
-        | HASH_REPORT;
-    // In this order: what a rule takes away may be required by a later one.
-    let rules = [
-        (CTRL_VQ, CONTROL),
-        (CTRL_RX, CTRL_RX_EXTRA),
-        (STATUS, GUEST_ANNOUNCE),
-        (
-            GUEST_CSUM,
-            GUEST_TSO4 | GUEST_TSO6 | GUEST_USO4 | GUEST_USO6,
-        ),
-        (GUEST_TSO4 | GUEST_TSO6, GUEST_ECN),
-        (CSUM, HOST_TSO4 | HOST_TSO6 | HOST_USO),
-        (HOST_TSO4 | HOST_TSO6, HOST_ECN | RSC_EXT),
-    ];
-    rules.iter().fold(
-        set,
-        |set, (one_of, need)| {
-            if set & one_of == 0 { set & !need } else { set }
-        },
-    )
-}

@@ -35,7 +35,6 @@ use crate::memory::Needs;
 use crate::memory::QueueMemory;
 use crate::options::Options;
 use crate::options::WANTED_FEATURES;
-use crate::options::consistent;
 use crate::receive::ReceiveQueue;
 use crate::transmit::TransmitQueue;
 
@@ -150,7 +149,7 @@ pub(crate) fn negotiate<F: PciFunction>(
     transport: &mut Transport<F>,
     wanted: u64,
 ) -> Result<u64, Error> {
-    Ok(transport.negotiate(|offered| consistent(offered & wanted))?)
+    Ok(transport.negotiate(|offered| feature::consistent(offered & wanted))?)
 }
 
 /// Pairs to set up, given how many queues there are.

@@ -49,10 +49,11 @@ pub(crate) fn features(spec: &NetSpec) -> u64 {
             bits |= group;
         }
     }
-    match spec.feature_mask {
-        Some(mask) => bits & (mask.0 | ring::VERSION_1),
-        None => bits,
+    if let Some(mask) = spec.feature_mask {
+        bits &= mask.0 | ring::VERSION_1;
     }
+    // A mask may have taken away what others need.
+    net::consistent(bits)
 }
 
 const TSO: u64 = net::GUEST_TSO4 | net::GUEST_TSO6 | net::HOST_TSO4 | net::HOST_TSO6;

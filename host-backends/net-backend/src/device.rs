@@ -15,6 +15,7 @@ use device_model::DeviceRecord;
 use device_model::QueueHandler;
 use net_link::Watch;
 use virtio_spec::device_id;
+use virtio_spec::feature as ring;
 use virtio_spec::net::Config;
 use virtio_spec::net::feature as net;
 
@@ -379,10 +380,24 @@ impl Device for NetDevice {
         config::read(&self.config(), offset, out);
     }
 
+    /// Nothing but the address of a legacy driver that cannot set it by a command: it writes it here, byte by byte
+    /// (sec. 5.1.4.3).
     fn write_config(&self, offset: u32, data: &[u8]) -> Result<(), device_model::Error> {
-        Err(device_model::Error::Config {
+        let refused = || device_model::Error::Config {
             offset,
             len: data.len(),
+        };
+        let from = usize::try_from(offset).map_err(|_| refused())?;
+        self.port.update(|state| {
+            let by_command = state.has(ring::VERSION_1) || state.has(net::CTRL_MAC_ADDR);
+            let place = state.receive.mac.0.get_mut(from..from + data.len());
+            match place.filter(|_| state.features & net::MAC != 0 && !by_command) {
+                Some(place) => {
+                    place.copy_from_slice(data);
+                    Ok(())
+                }
+                None => Err(refused()),
+            }
         })
     }
 

@@ -81,6 +81,48 @@ pub const SPEED_DUPLEX: u64 = 1 << 63;
 pub const GUEST_OFFLOADS: u64 =
     GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6 | GUEST_ECN | GUEST_UFO | GUEST_USO4 | GUEST_USO6;
 
+/// What a feature of the second set needs: one of the first set at least (sec. 5.1.3.1). In this order: what a rule
+/// takes away may be needed by a later one. `GUEST_ANNOUNCE` is told by `status`, so it needs `STATUS` too.
+const NEEDS: [(u64, u64); 7] = [
+    (CTRL_VQ, BY_CONTROL),
+    (CTRL_RX, CTRL_RX_EXTRA),
+    (STATUS, GUEST_ANNOUNCE),
+    (
+        GUEST_CSUM,
+        GUEST_TSO4 | GUEST_TSO6 | GUEST_UFO | GUEST_USO4 | GUEST_USO6,
+    ),
+    (GUEST_TSO4 | GUEST_TSO6, GUEST_ECN),
+    (CSUM, HOST_TSO4 | HOST_TSO6 | HOST_UFO | HOST_USO),
+    (HOST_TSO4 | HOST_TSO6, HOST_ECN | RSC_EXT),
+];
+
+/// What goes by the control queue.
+const BY_CONTROL: u64 = CTRL_RX
+    | CTRL_VLAN
+    | CTRL_RX_EXTRA
+    | GUEST_ANNOUNCE
+    | MQ
+    | CTRL_MAC_ADDR
+    | CTRL_GUEST_OFFLOADS
+    | NOTF_COAL
+    | VQ_NOTF_COAL
+    | RSS
+    | HASH_REPORT;
+
+/// The features of `set` whose own requirements are in it too (sec. 5.1.3.1); others than those of the network device
+/// stay as they are.
+pub const fn consistent(set: u64) -> u64 {
+    let (mut set, mut rule) = (set, 0);
+    while rule < NEEDS.len() {
+        let (one_of, needy) = NEEDS[rule];
+        if set & one_of == 0 {
+            set &= !needy;
+        }
+        rule += 1;
+    }
+    set
+}
+
 /// Bit numbers that do not fit into a `u64` (sec. 5.1.3).
 pub mod beyond_64 {
     /// Several contexts of receive-side scaling.

@@ -1,8 +1,7 @@
 //! Network device (virtio 1.4 sec. 5.1).
 //!
 //! One rule: layout and numbers only; what a header means is the business of the driver and the
-//! backend. The legacy 10-byte header, without `num_buffers`, is not described: it belongs to
-//! devices without `VERSION_1`.
+//! backend. The header has three sizes, by what was negotiated: [`header_size`].
 
 pub mod control;
 pub mod feature;
@@ -171,12 +170,19 @@ pub const HEADER_SIZE: usize = size_of::<Header>();
 /// Size of [`HashHeader`] in bytes.
 pub const HASH_HEADER_SIZE: usize = size_of::<HashHeader>();
 
-/// Bytes of the header of every frame, by the negotiated features (sec. 5.1.6).
+/// Size in bytes of [`Header`] without `num_buffers`, its last field: the header of a legacy driver
+/// that does not merge receive buffers (sec. 5.1.6.1).
+pub const LEGACY_HEADER_SIZE: usize = 10;
+
+/// Bytes of the header of every frame, in both directions, by the negotiated features (sec. 5.1.6,
+/// and sec. 5.1.6.1 for a driver that did not accept `VERSION_1`).
 pub const fn header_size(features: u64) -> usize {
-    if features & feature::HASH_REPORT == 0 {
+    if features & feature::HASH_REPORT != 0 {
+        HASH_HEADER_SIZE
+    } else if features & (crate::feature::VERSION_1 | feature::MRG_RXBUF) != 0 {
         HEADER_SIZE
     } else {
-        HASH_HEADER_SIZE
+        LEGACY_HEADER_SIZE
     }
 }
 

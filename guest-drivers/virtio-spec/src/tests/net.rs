@@ -119,8 +119,30 @@ fn net_headers_have_the_kernels_layout() {
         net::HASH_HEADER_SIZE,
         size_of::<nb::virtio_net_hdr_v1_hash>()
     );
-    assert_eq!(net::header_size(feature::HASH_REPORT | 1), 20);
-    assert_eq!(net::header_size(!feature::HASH_REPORT), 12);
+    assert_eq!(net::LEGACY_HEADER_SIZE, size_of::<nb::virtio_net_hdr>());
+    assert_eq!(
+        net::LEGACY_HEADER_SIZE,
+        offset_of!(net::Header, num_buffers)
+    );
+}
+
+#[test]
+fn the_size_of_a_net_header_follows_from_the_features_that_have_a_say() {
+    let version_1 = crate::feature::VERSION_1;
+    let sizes = [
+        (0, 10),
+        (version_1, 12),
+        (feature::MRG_RXBUF, 12),
+        (version_1 | feature::MRG_RXBUF, 12),
+        (feature::HASH_REPORT, 20),
+        (version_1 | feature::HASH_REPORT, 20),
+        (version_1 | feature::MRG_RXBUF | feature::HASH_REPORT, 20),
+    ];
+    let others = !(version_1 | feature::MRG_RXBUF | feature::HASH_REPORT);
+    for (features, size) in sizes {
+        assert_eq!(net::header_size(features), size, "{features:#x}");
+        assert_eq!(net::header_size(features | others), size, "{features:#x}");
+    }
 }
 
 #[test]

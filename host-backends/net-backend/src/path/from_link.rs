@@ -21,6 +21,8 @@ use crate::HEAD_BYTES;
 use crate::offload::Tail;
 use crate::path::inlet::Pending;
 use crate::path::receive::Receiving;
+use crate::path::room::Room;
+use crate::path::room::Search;
 use crate::port::MAX_FRAME;
 
 /// What a look for frames ended with.
@@ -159,8 +161,10 @@ impl Receiving<'_> {
                 return Some(Some(segment));
             }
             spans.clear();
-            let (count, _) = self.gather_room(wanted)?;
-            if self.spans(memory, count, spans) {
+            let count = self.gather_room(wanted)?.chains;
+            // A link writes a header that is longer than a legacy driver's: its frames go by way of our buffer.
+            let legacy = self.view().header_size() < HEADER_SIZE;
+            if legacy || self.spans(memory, count, spans) {
                 return Some(None);
             }
             self.tally().bad_chain.add(1);
@@ -171,23 +175,43 @@ impl Receiving<'_> {
     /// Finds room for what lies behind the buffers; `false` if there is none yet.
     fn finish(&mut self, memory: &GuestMemory, landing: &Landing, pending: Pending) -> bool {
         let Pending { bytes, inside } = pending;
-        let extra = self.view().header_size().saturating_sub(HEADER_SIZE);
-        let (count, room) = self.gather_room(bytes + extra).unwrap_or_default();
-        let fits = room >= (bytes + extra) as u64;
-        if !fits && self.view().mergeable() {
+        let total = (self.view().header_size() + bytes).saturating_sub(HEADER_SIZE);
+        let room = self.gather_room(total);
+        let limited = room.is_some_and(|room| room.ended == Search::Limit);
+        let count = room.filter(|room| room.ended == Search::Enough);
+        if count.is_none() && !limited && self.view().mergeable() {
             return false;
         }
         self.set_pending(None);
         let rest = landing.behind.get(..bytes - inside).unwrap_or_default();
-        if !fits {
+        let Some(Room { chains: count, .. }) = count else {
             self.tally().too_small.add(1);
-        } else if self.patch(memory, count, inside + extra, rest) {
+            return true;
+        };
+        if self.put_behind(memory, count, inside, rest) {
             self.accept(memory, bytes);
         } else {
             self.tally().bad_chain.add(1);
             self.use_chains(count, 0);
         }
         true
+    }
+
+    /// Writes `rest`, what a link's header and frame have behind their first `inside` bytes, into the next `count` chains;
+    /// `false` if a part of these is no memory.
+    fn put_behind(&self, memory: &GuestMemory, count: usize, inside: usize, rest: &[u8]) -> bool {
+        let header_size = self.view().header_size();
+        let of_header = HEADER_SIZE.saturating_sub(inside).min(rest.len());
+        let (header, frame) = rest.split_at(of_header);
+        // A legacy driver's header ends before the link's does.
+        let known = header.len().min(header_size.saturating_sub(inside));
+        let at = header_size + inside.saturating_sub(HEADER_SIZE);
+        self.patch(
+            memory,
+            count,
+            inside,
+            header.get(..known).unwrap_or_default(),
+        ) && self.patch(memory, count, at, frame)
     }
 
     /// The largest frame that the link may give.
@@ -269,8 +293,10 @@ impl Receiving<'_> {
             // The kernel tells of checksums that it has verified, asked or not (sec. 5.1.6.4.1).
             self.patch(memory, count, FLAGS, &[0]);
         }
-        let buffers = u16::try_from(count).unwrap_or(u16::MAX).to_le_bytes();
-        self.patch(memory, count, NUM_BUFFERS, &buffers);
+        if header_size >= HEADER_SIZE {
+            let buffers = u16::try_from(count).unwrap_or(u16::MAX).to_le_bytes();
+            self.patch(memory, count, NUM_BUFFERS, &buffers);
+        }
         self.use_chains(count, total);
         self.delivered(len);
     }

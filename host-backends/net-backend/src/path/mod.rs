@@ -24,6 +24,7 @@ pub(crate) mod link;
 pub(crate) mod pair;
 pub(crate) mod policy;
 pub(crate) mod receive;
+mod room;
 pub(crate) mod soften;
 pub(crate) mod tally;
 pub(crate) mod transmit;

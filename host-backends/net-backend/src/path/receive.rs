@@ -10,7 +10,6 @@ use device_model::Queue;
 use guest_memory::Cursor;
 use guest_memory::EventFd;
 use guest_memory::GuestMemory;
-use virtio_spec::net::ETHERNET_HEADER_SIZE;
 use virtio_spec::net::gso;
 use virtqueue::Chain;
 use virtqueue::ChainBatch;
@@ -20,6 +19,7 @@ use crate::path::header::fits;
 use crate::path::inlet::Pending;
 use crate::path::inlet::Slot;
 use crate::path::policy::Policy;
+use crate::path::room::Search;
 use crate::path::tally::ReceiveTally;
 use crate::path::transmit::BURST;
 use crate::path::transmit::Departing;
@@ -27,7 +27,6 @@ use crate::path::view::View;
 
 /// Buffers whose first bytes are on their way to the CPU's cache while one is written.
 const AHEAD: usize = 8;
-
 /// What became of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -41,25 +40,15 @@ pub(crate) enum Outcome {
 
 /// The receive queue in the hands of somebody with frames.
 pub(crate) struct Receiving<'a> {
-    slot: MutexGuard<'a, Slot>,
+    pub(super) slot: MutexGuard<'a, Slot>,
     memory: Option<Arc<GuestMemory>>,
-    tally: &'a ReceiveTally,
+    pub(super) tally: &'a ReceiveTally,
     policy: &'a Policy,
     /// The policy wants to see frames.
     screens: bool,
     alarm: &'a EventFd,
     frames: u64,
     bytes: u64,
-}
-
-/// What a frame's buffers turned out to be.
-enum Room {
-    /// The next so many chains hold it.
-    Chains(usize),
-    /// None are left.
-    Starved,
-    /// They are too small, for ever.
-    TooSmall,
 }
 
 impl<'a> Receiving<'a> {
@@ -154,14 +143,16 @@ impl<'a> Receiving<'a> {
             return Outcome::Done;
         };
         let len = self.slot.view.header_size() + frame.len;
-        let count = match self.find_room(len) {
-            Room::Chains(count) => count,
-            Room::Starved => return Outcome::Starved,
-            Room::TooSmall => {
+        let room = self.find_room(len);
+        match room.ended {
+            Search::Enough => {}
+            Search::Starved => return Outcome::Starved,
+            Search::Limit => {
                 self.tally.too_small.add(1);
                 return Outcome::Done;
             }
-        };
+        }
+        let count = room.chains;
         let view = &self.slot.view;
         let hash = view.hash(frame.head());
         let chains = self.slot.next..self.slot.next + count;
@@ -180,42 +171,6 @@ impl<'a> Receiving<'a> {
             self.tally.bad_source.add(1);
         }
         Outcome::Done
-    }
-
-    /// Finds the chains for `len` bytes with their header; takes more if need be, and steps over useless ones.
-    fn find_room(&mut self, len: usize) -> Room {
-        let view = &self.slot.view;
-        let (mergeable, least) = (view.mergeable(), view.header_size() + ETHERNET_HEADER_SIZE);
-        let (mut count, mut room) = (0, 0_u64);
-        loop {
-            let at = self.slot.next + count;
-            if at == self.slot.batch.len() {
-                if self.fetch() == 0 {
-                    return Room::Starved;
-                }
-                // The same chains again, and more.
-                (count, room) = (0, 0);
-                continue;
-            }
-            let Some(chain) = self.slot.batch.get(at) else {
-                return Room::Starved;
-            };
-            let bytes = writable_bytes(&chain);
-            let useless = if mergeable { 1 } else { least as u64 };
-            if count == 0 && bytes < useless {
-                self.tally.bad_chain.add(1);
-                self.use_chains(1, 0);
-                continue;
-            }
-            room += bytes;
-            count += 1;
-            if room >= len as u64 {
-                return Room::Chains(count);
-            }
-            if !mergeable {
-                return Room::TooSmall;
-            }
-        }
     }
 
     /// Whether a part of the next `count` chains is no memory.
@@ -278,29 +233,6 @@ impl<'a> Receiving<'a> {
         }
         slot.next += 1;
         self.delivered(len);
-    }
-
-    /// Takes more chains, behind those that are held; returns how many.
-    fn fetch(&mut self) -> usize {
-        let slot = &mut *self.slot;
-        if slot.next != 0 {
-            // What is held moves to the front: by way of the ring, which has it at hand.
-            let pending = slot.pending.take();
-            slot.give_back();
-            slot.pending = pending;
-        }
-        let Slot {
-            queue: Some(queue),
-            failed,
-            batch,
-            ..
-        } = slot
-        else {
-            return 0;
-        };
-        let before = batch.len();
-        take(queue, failed, batch);
-        batch.len() - before
     }
 
     /// Whether a sender should wait a moment for buffers; not again after it was in vain.
@@ -370,35 +302,6 @@ impl<'a> Receiving<'a> {
         self.slot.pending = pending;
     }
 
-    /// Chains for a frame of up to `capacity` bytes with its header, as many as there are, and their bytes; one chain
-    /// if frames must not be spread. `None` if there are none.
-    pub fn gather_room(&mut self, capacity: usize) -> Option<(usize, u64)> {
-        let least = (self.view().header_size() + ETHERNET_HEADER_SIZE) as u64;
-        let mergeable = self.view().mergeable();
-        let (mut count, mut room) = (0, 0);
-        self.slot.queue.as_ref()?;
-        while room < capacity as u64 && (mergeable || count == 0) {
-            let at = self.slot.next + count;
-            let Some(chain) = self.slot.batch.get(at) else {
-                if self.fetch() == 0 {
-                    break;
-                }
-                (count, room) = (0, 0);
-                continue;
-            };
-            let bytes = writable_bytes(&chain);
-            let useless = if mergeable { 1 } else { least };
-            if count == 0 && bytes < useless {
-                self.tally.bad_chain.add(1);
-                self.use_chains(1, 0);
-                continue;
-            }
-            room += bytes;
-            count += 1;
-        }
-        (count != 0).then_some((count, room))
-    }
-
     /// A frame of `len` bytes is in the guest's buffers.
     #[inline]
     pub fn delivered(&mut self, len: usize) {
@@ -428,7 +331,7 @@ impl Drop for Receiving<'_> {
 
 /// Takes chains; `false` when there are none.
 #[inline]
-fn take(
+pub(super) fn take(
     queue: &mut Queue,
     failed: &mut Option<device_model::Error>,
     batch: &mut ChainBatch,
@@ -455,7 +358,7 @@ fn prefetch(memory: &GuestMemory, batch: &ChainBatch, at: usize) {
     }
 }
 
-fn writable_bytes(chain: &Chain<'_>) -> u64 {
+pub(super) fn writable_bytes(chain: &Chain<'_>) -> u64 {
     chain.writable.iter().map(|part| u64::from(part.len)).sum()
 }
 

@@ -282,8 +282,10 @@ impl Departing<'_> {
         let mut header = self.header;
         header.num_buffers = buffers.into();
         let start = HASH_HEADER_SIZE - size;
-        if let Some(to) = self.place.get_mut(start..start + HEADER_SIZE) {
-            to.copy_from_slice(header.as_bytes());
+        // A legacy header has no `num_buffers`: what stands there is the frame's.
+        let known = size.min(HEADER_SIZE);
+        if let Some(to) = self.place.get_mut(start..start + known) {
+            to.copy_from_slice(header.as_bytes().get(..known).unwrap_or_default());
         }
         if size == HASH_HEADER_SIZE
             && let Some(to) = self.place.get_mut(HEADER_SIZE..HASH_HEADER_SIZE)

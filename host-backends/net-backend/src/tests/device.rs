@@ -18,9 +18,10 @@ use crate::FeatureMask;
 use crate::LinkChoice;
 use crate::NetDevice;
 use crate::NetSpec;
+use crate::config;
 use crate::rarp;
 
-fn config(device: &NetDevice) -> Config {
+fn space(device: &NetDevice) -> Config {
     let mut bytes = vec![0; device.config_size() as usize];
     device.read_config(0, &mut bytes);
     Config::read_from_bytes(&bytes).expect("a configuration")
@@ -44,7 +45,7 @@ fn the_configuration_shows_what_was_asked_for() {
         duplex: Duplex::Half,
         ..spec()
     });
-    let shown = config(&device);
+    let shown = space(&device);
     assert_eq!(shown.mac, [0x52, 0x54, 0, 0, 0, 1]);
     assert_eq!(shown.status.get(), status::LINK_UP);
     assert_eq!(shown.max_virtqueue_pairs.get(), 4);
@@ -53,7 +54,7 @@ fn the_configuration_shows_what_was_asked_for() {
     assert_eq!(shown.rss_max_key_size, 40);
     assert_eq!(shown.rss_max_indirection_table_length.get(), 512);
     assert_eq!(shown.supported_hash_types.get(), 0x3f);
-    let plain = config(&card(spec()));
+    let plain = space(&card(spec()));
     assert_eq!(plain.mtu.get(), 1500);
     assert_eq!((plain.speed.get(), plain.duplex), (u32::MAX, 0xff));
 }
@@ -129,6 +130,99 @@ fn features_follow_the_switches() {
     };
     let version_1 = 1 << 32;
     assert_eq!(card(masked).features(), feature::MAC | version_1);
+}
+
+/// What sec. 5.1.3.1 asks: the first needs one of the others.
+fn requirements() -> Vec<(u64, u64)> {
+    use virtio_spec::net::feature::*;
+    let by_control = [
+        CTRL_RX,
+        CTRL_VLAN,
+        CTRL_RX_EXTRA,
+        GUEST_ANNOUNCE,
+        MQ,
+        CTRL_MAC_ADDR,
+        CTRL_GUEST_OFFLOADS,
+        NOTF_COAL,
+        VQ_NOTF_COAL,
+        RSS,
+        HASH_REPORT,
+    ];
+    let mut needs: Vec<_> = by_control.iter().map(|bit| (*bit, CTRL_VQ)).collect();
+    for bit in [GUEST_TSO4, GUEST_TSO6, GUEST_USO4, GUEST_USO6] {
+        needs.push((bit, GUEST_CSUM));
+    }
+    for bit in [HOST_TSO4, HOST_TSO6, HOST_USO] {
+        needs.push((bit, CSUM));
+    }
+    needs.push((GUEST_ECN, GUEST_TSO4 | GUEST_TSO6));
+    needs.push((HOST_ECN, HOST_TSO4 | HOST_TSO6));
+    needs
+}
+
+#[test]
+fn no_choice_of_switches_and_masks_offers_a_feature_that_lacks_another() {
+    let needs = requirements();
+    let all = config::features(&spec());
+    let single = (0..64).map(|bit| 1 << bit).filter(|bit| all & bit != 0);
+    let masks: Vec<u64> = single.flat_map(|bit| [bit, !bit]).collect();
+    let masks = || masks.iter().copied().map(Some).chain([None]);
+    for switches in 0..1 << 10 {
+        let on = |nth: u32| switches & 1 << nth != 0;
+        let chosen = NetSpec {
+            packed: on(0),
+            in_order: on(1),
+            csum: on(2),
+            tso: on(3),
+            uso: on(4),
+            ecn: on(5),
+            mergeable: on(6),
+            control_queue: on(7),
+            rss: on(8),
+            queue_pairs: if on(9) { 4 } else { 1 },
+            ..spec()
+        };
+        for mask in masks() {
+            let feature_mask = mask.map(FeatureMask);
+            let offered = config::features(&NetSpec {
+                feature_mask,
+                ..chosen.clone()
+            });
+            for (bit, needed) in &needs {
+                assert!(
+                    offered & bit == 0 || offered & needed != 0,
+                    "{bit:#x} without {needed:#x} for {mask:x?} and {chosen:?}"
+                );
+            }
+            assert_eq!(offered & !mask.unwrap_or(u64::MAX) & !(1 << 32), 0);
+        }
+    }
+}
+
+#[test]
+fn only_a_legacy_driver_without_the_command_for_it_writes_its_address() {
+    let device = card(spec());
+    let address = [2, 0, 0, 0, 0, 9];
+    let write = |features: u64| {
+        device.acked(features);
+        let bytes = address.iter().enumerate();
+        let written = bytes.filter(|(at, byte)| device.write_config(*at as u32, &[**byte]).is_ok());
+        (written.count(), device.mac())
+    };
+    let before = device.mac();
+    let version_1 = 1 << 32;
+    for features in [
+        feature::MAC | version_1,
+        feature::MAC | feature::CTRL_VQ | feature::CTRL_MAC_ADDR,
+        feature::STATUS,
+    ] {
+        assert_eq!(write(features), (0, before), "{features:#x}");
+    }
+    assert_eq!(write(feature::MAC).0, 6);
+    assert_eq!(device.mac().0, address);
+    for (offset, len) in [(5, 2), (6, 1), (u32::MAX, 1), (0, 7)] {
+        assert!(device.write_config(offset, &vec![0; len]).is_err());
+    }
 }
 
 #[test]
@@ -209,26 +303,26 @@ fn link_changes_are_told_once_each() {
     device.set_link(false);
     device.set_link(false);
     assert_eq!(changes.load(Ordering::SeqCst), 1);
-    assert_eq!(config(&device).status.get(), 0);
+    assert_eq!(space(&device).status.get(), 0);
     device.reset();
     assert!(!device.link_up(), "a reset of the driver mends no cable");
     device.set_link(true);
     assert_eq!(changes.load(Ordering::SeqCst), 2);
-    assert_eq!(config(&device).status.get(), status::LINK_UP);
+    assert_eq!(space(&device).status.get(), status::LINK_UP);
 }
 
 #[test]
 fn the_mtu_that_a_driver_was_promised_stays_until_it_starts_anew() {
     let device = card(spec());
     assert!(device.change_mtu(9000).expect("a sound MTU"));
-    assert_eq!(config(&device).mtu.get(), 9000);
+    assert_eq!(space(&device).mtu.get(), 9000);
     device.acked(device.features());
     assert_eq!(device.port().state().mtu, 9000);
     assert!(!device.change_mtu(4000).expect("a sound MTU"));
-    assert_eq!(config(&device).mtu.get(), 9000);
+    assert_eq!(space(&device).mtu.get(), 9000);
     assert_eq!(device.port().state().mtu, 9000);
     device.reset();
-    assert_eq!(config(&device).mtu.get(), 4000);
+    assert_eq!(space(&device).mtu.get(), 4000);
     assert!(device.change_mtu(1279).is_err());
     device.acked(device.features() & !feature::MTU);
     assert_eq!(device.port().state().mtu, u16::MAX);

@@ -4,6 +4,7 @@
 pub mod rig;
 
 mod headers;
+mod legacy;
 mod links;
 mod neighbours;
 mod policies;

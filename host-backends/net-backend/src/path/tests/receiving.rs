@@ -6,6 +6,8 @@ use virtio_spec::feature as ring;
 use virtio_spec::net::feature as net;
 use virtqueue::Segment;
 
+use crate::path::room::LOOKED_AT;
+use crate::path::room::MAX_PARTS;
 use crate::path::tests::rig::BORDER;
 use crate::path::tests::rig::CANARY;
 use crate::path::tests::rig::Guest;
@@ -153,6 +155,58 @@ fn buffers_of_one_byte_are_merged_too() {
     assert_eq!(bytes.len(), 52);
     assert_eq!(bytes.concat()[10..12], [52, 0]);
     assert_eq!(bytes.concat()[12..], frame(1, 2, 40));
+}
+
+/// What one frame of `len` bytes from `a` made the device look at.
+fn looks_for(a: &mut Guest, len: usize) -> usize {
+    let before = LOOKED_AT.get();
+    a.send_all(&[frame(1, 2, len)]);
+    LOOKED_AT.get() - before
+}
+
+#[test]
+fn the_look_for_tiny_buffers_passes_each_at_most_twice() {
+    let switch = Arc::new(Switch::new("test"));
+    let mut a = Guest::on_switch(&switch, 1, MERGEABLE);
+    let mut b = Guest::with_rings(&switch, 2, MERGEABLE, 1024);
+    for _ in 0..1024 {
+        b.post(&[1]);
+    }
+    // Nothing is held at first; later the rest of a batch is.
+    for len in [500, 200, 200] {
+        let chains = len + 12;
+        let steps = looks_for(&mut a, len);
+        assert!(
+            (chains..=2 * chains + 64).contains(&steps),
+            "{len}: {steps}"
+        );
+        let buffers = b.buffers();
+        assert_eq!(buffers.len(), chains);
+        assert_eq!(buffers.concat()[12..], frame(1, 2, len));
+    }
+    // Too few are left: after the one short wait for more, each frame costs one look.
+    looks_for(&mut a, 1000);
+    for _ in 0..3 {
+        let steps = looks_for(&mut a, 1000);
+        assert!(steps <= 2 * 1024, "{steps}");
+    }
+    assert!(b.buffers().is_empty());
+}
+
+#[test]
+fn a_frame_is_not_spread_over_any_number_of_tiny_buffers() {
+    let switch = Arc::new(Switch::new("test"));
+    let mut a = Guest::on_switch(&switch, 1, MERGEABLE);
+    let mut b = Guest::with_rings(&switch, 2, MERGEABLE, 4096);
+    for _ in 0..4000 {
+        b.post(&[1]);
+    }
+    let steps = looks_for(&mut a, MAX_PARTS);
+    assert!(steps <= MAX_PARTS + 64, "{steps}");
+    assert_eq!(b.totals().receive_too_small_total, 1);
+    assert!(b.buffers().is_empty());
+    looks_for(&mut a, MAX_PARTS - 12);
+    assert_eq!(b.buffers().concat()[12..], frame(1, 2, MAX_PARTS - 12));
 }
 
 #[test]

@@ -33,6 +33,7 @@ use nix::sys::uio::process_vm_readv;
 use nix::sys::uio::process_vm_writev;
 use nix::unistd::Pid;
 use virtio_spec::feature as ring;
+use virtio_spec::net::HEADER_SIZE;
 use virtio_spec::net::Header;
 use virtio_spec::net::feature as net;
 use virtio_spec::net::header_size;
@@ -64,6 +65,8 @@ pub const BORDER: u64 = MEMORY + REGION;
 const USER: u64 = 0x7000_0000_0000;
 /// A driver of the plain kind.
 pub const PLAIN: u64 = ring::VERSION_1 | ring::RING_INDIRECT_DESC | ring::RING_EVENT_IDX;
+/// A legacy driver, whose header has 10 bytes.
+pub const LEGACY: u64 = ring::RING_INDIRECT_DESC | ring::RING_EVENT_IDX;
 /// One with mergeable buffers.
 pub const MERGEABLE: u64 = PLAIN | net::MRG_RXBUF;
 /// Everything that may be left to the other side.
@@ -100,7 +103,10 @@ pub struct Guest {
     pub receiver: Box<dyn QueueHandler>,
     pub shelf: Arc<dyn Shelf>,
     features: u64,
+    /// Where fresh memory for buffers is.
     next: u64,
+    /// Where it began.
+    first: u64,
     posted: HashMap<u16, Vec<Segment>>,
     /// The file of the second region.
     second: OwnedFd,
@@ -120,14 +126,22 @@ fn region(guest_addr: u64) -> (RegionSpec, OwnedFd) {
     (spec, fd)
 }
 
-/// A ring of 64 in `memory`, both halves.
-pub fn queue(memory: &Arc<GuestMemory>, at: u64, features: u64) -> (DriverQueue, Queue) {
-    let config = QueueConfig::from_features(64, features).expect("ring parameters");
+/// Descriptors of a ring, unless a test needs more.
+const RING: u16 = 64;
+
+/// Bytes between the areas of a ring.
+fn stride(size: u16) -> u64 {
+    u64::from(size) * 0x100
+}
+
+/// A ring of `size` in `memory`, both halves.
+fn queue(memory: &Arc<GuestMemory>, at: u64, size: u16, features: u64) -> (DriverQueue, Queue) {
+    let config = QueueConfig::from_features(size, features).expect("ring parameters");
     let layout = config.layout();
     let addresses = RingAddresses {
         descriptors: USER + at,
-        driver: USER + at + 0x4000,
-        device: USER + at + 0x8000,
+        driver: USER + at + stride(size),
+        device: USER + at + 2 * stride(size),
         log: None,
     };
     let area = |addr, len| memory.user_ring(addr, len).expect("ring memory");
@@ -171,7 +185,14 @@ impl Guest {
     pub fn with_policy(switch: &Arc<Switch>, number: u8, features: u64, policy: Policy) -> Self {
         let state = state(mac(number), features);
         let port = Port::on_switch("guest", switch, 1, state, policy);
-        Self::with_port(port.expect("a port"), number, features)
+        Self::with_port(port.expect("a port"), number, features, RING)
+    }
+
+    /// The same with rings of `size`.
+    pub fn with_rings(switch: &Arc<Switch>, number: u8, features: u64, size: u16) -> Self {
+        let state = state(mac(number), features);
+        let port = Port::on_switch("guest", switch, 1, state, Policy::default());
+        Self::with_port(port.expect("a port"), number, features, size)
     }
 
     /// A guest on a link.
@@ -183,15 +204,15 @@ impl Guest {
     pub fn on_link_with(link: FakeLink, features: u64, policy: Policy) -> Self {
         let state = state(mac(1), features);
         let port = Port::on_links("guest", vec![Box::new(link)], state, policy);
-        Self::with_port(port.expect("a port"), 1, features)
+        Self::with_port(port.expect("a port"), 1, features, RING)
     }
 
-    fn with_port(port: Arc<Port>, number: u8, features: u64) -> Self {
+    fn with_port(port: Arc<Port>, number: u8, features: u64, size: u16) -> Self {
         let regions = vec![region(MEMORY), region(BORDER)];
         let second = regions[1].1.try_clone().expect("a descriptor");
         let memory = Arc::new(GuestMemory::new(regions).expect("guest memory"));
-        let (receive, receiving) = queue(&memory, MEMORY, features);
-        let (send, mut sending) = queue(&memory, MEMORY + 0x10000, features);
+        let (receive, receiving) = queue(&memory, MEMORY, size, features);
+        let (send, mut sending) = queue(&memory, MEMORY + 4 * stride(size), size, features);
         sending.disarm();
         let receiver = port.receive_handler(0).expect("a handler");
         let shelf = receiver.shelf().expect("a shelf");
@@ -208,7 +229,8 @@ impl Guest {
             receiver,
             shelf,
             features,
-            next: MEMORY + 0x20000,
+            next: MEMORY + 8 * stride(size),
+            first: MEMORY + 8 * stride(size),
             posted: HashMap::new(),
             second,
             sent: 0,
@@ -230,13 +252,13 @@ impl Guest {
     /// Starts over with the memory of buffers; none must be in flight.
     pub fn recycle(&mut self) {
         assert!(self.posted.is_empty());
-        self.next = MEMORY + 0x20000;
+        self.next = self.first;
     }
 
     /// Starts over with the memory of buffers, well apart from those posted before.
     pub fn recycle_all(&mut self) {
         if self.next > BORDER {
-            self.next = MEMORY + 0x20000;
+            self.next = self.first;
         }
     }
 
@@ -250,18 +272,18 @@ impl Guest {
         self.place(&vec![CANARY; len])
     }
 
-    /// Adds a receive buffer with parts of these lengths.
-    pub fn post(&mut self, lengths: &[usize]) {
+    /// Adds a receive buffer with parts of these lengths; whether the device wants to be told.
+    pub fn post(&mut self, lengths: &[usize]) -> bool {
         let parts: Vec<Segment> = lengths.iter().map(|len| self.room(*len)).collect();
-        self.post_parts(&[], &parts);
+        self.post_parts(&[], &parts)
     }
 
-    /// Adds a receive buffer.
-    pub fn post_parts(&mut self, readable: &[Segment], parts: &[Segment]) {
+    /// Adds a receive buffer; whether the device wants to be told.
+    pub fn post_parts(&mut self, readable: &[Segment], parts: &[Segment]) -> bool {
         let id = self.receive.add(readable, parts, None);
         let id = id.expect("room in the ring");
         self.posted.insert(id, parts.to_vec());
-        let _ = self.receive.publish();
+        self.receive.publish()
     }
 
     /// Adds a chain to the transmit queue.
@@ -272,11 +294,17 @@ impl Guest {
 
     /// Adds a frame to the transmit queue, in one piece.
     pub fn queue_frame(&mut self, header: &Header, frame: &[u8]) {
+        let bytes = self.with_header(header, frame);
+        let segment = self.place(&bytes);
+        self.queue_chain(&[segment], &[]);
+    }
+
+    /// A frame behind a header of the size that was negotiated.
+    pub fn with_header(&self, header: &Header, frame: &[u8]) -> Vec<u8> {
         let mut bytes = header.as_bytes().to_vec();
         bytes.resize(header_size(self.features), 0);
         bytes.extend_from_slice(frame);
-        let segment = self.place(&bytes);
-        self.queue_chain(&[segment], &[]);
+        bytes
     }
 
     /// Lets the worker run, and takes back what was sent.
@@ -328,13 +356,16 @@ impl Guest {
         let mut frames = Vec::new();
         let size = header_size(self.features);
         while let Some(mut bytes) = buffers.pop_front() {
-            let (header, _) = Header::read_from_prefix(&bytes).expect("a header in one buffer");
+            let (mut header, _) = Header::read_from_prefix(&bytes).expect("a header in one buffer");
+            if size < HEADER_SIZE {
+                header.num_buffers = 0.into();
+            }
             for _ in 1..header.num_buffers.get() {
                 bytes.extend(buffers.pop_front().expect("as many buffers as it says"));
             }
             frames.push(Got {
                 header,
-                hash: bytes[12..size].to_vec(),
+                hash: bytes.get(12..size).unwrap_or_default().to_vec(),
                 frame: bytes[size..].to_vec(),
             });
         }
