@@ -5,6 +5,8 @@ use virtio_spec::pci::NO_VECTOR;
 use virtio_spec::pci::common;
 use virtio_spec::status;
 
+use crate::Random;
+
 /// How the device misbehaves.
 #[derive(Clone, Debug, Default)]
 pub struct Lies {
@@ -16,8 +18,8 @@ pub struct Lies {
     pub gone: bool,
     /// The device does not accept any features.
     pub refuses_features: bool,
-    /// The offered features are others at every read.
-    pub changing_features: bool,
+    /// The offered features are others at every read, by this seed.
+    pub changing_features: Option<u64>,
     /// Every queue claims this size.
     pub queue_size: Option<u16>,
     /// Queues do not become enabled.
@@ -220,8 +222,13 @@ impl Registers {
 
     fn offered_half(&self) -> u32 {
         let offered = match self.lies.changing_features {
-            true => self.offered ^ (self.reads << 5),
-            false => self.offered,
+            Some(seed) => {
+                // About four bits of 64 are others than at the read before.
+                let mut random = Random::new(seed ^ self.reads << 32);
+                let flips = [0; 4].map(|_| random.next_u64());
+                self.offered ^ flips.iter().fold(u64::MAX, |all, more| all & more)
+            }
+            None => self.offered,
         };
         match self.feature_select {
             0 => offered as u32,
@@ -250,7 +257,7 @@ impl Registers {
             return;
         }
         let refused = self.lies.refuses_features
-            || self.accepted & !self.offered != 0 && !self.lies.changing_features;
+            || self.accepted & !self.offered != 0 && self.lies.changing_features.is_none();
         self.status = if refused {
             value & !status::FEATURES_OK
         } else {

@@ -377,14 +377,14 @@ fn a_device_that_asks_for_a_reset_is_heard() {
 
 #[test]
 fn lies_in_the_registers_end_in_an_error_and_cost_no_memory() {
-    let lies = |lies: fn(&mut Lies)| {
+    let lies = |lies: &dyn Fn(&mut Lies)| {
         let mut all = Lies::default();
         lies(&mut all);
         with_lies(all)
     };
     let refused = Err(Error::Transport(Pci::FeaturesRefused));
-    assert_eq!(lies(|l| l.refuses_features = true), refused);
-    assert_eq!(lies(|l| l.queue_count = Some(4)), Err(Error::NoQueue));
+    assert_eq!(lies(&|l| l.refuses_features = true), refused);
+    assert_eq!(lies(&|l| l.queue_count = Some(4)), Err(Error::NoQueue));
     for size in [0, 0x8001, 0xffff] {
         let mut registers = registers(ALL);
         registers.lies.queue_size = Some(size);
@@ -392,19 +392,26 @@ fn lies_in_the_registers_end_in_an_error_and_cost_no_memory() {
         assert_eq!(result, Err(Error::Transport(Pci::NoQueue)), "{size}");
     }
     assert_eq!(
-        lies(|l| l.never_enables = true),
+        lies(&|l| l.never_enables = true),
         Err(Error::Transport(Pci::BadQueue))
     );
     assert_eq!(
-        lies(|l| l.no_vectors = true),
+        lies(&|l| l.no_vectors = true),
         Err(Error::Transport(Pci::NoVector))
     );
     assert_eq!(
-        lies(|l| l.unstable_generation = true),
+        lies(&|l| l.unstable_generation = true),
         Err(Error::Transport(Pci::ConfigUnstable))
     );
-    assert!(lies(|l| l.gone = true).is_err());
-    let _ = lies(|l| l.changing_features = true);
+    assert!(lies(&|l| l.gone = true).is_err());
+    let changing = (0..20).filter(|seed| match lies(&|l| l.changing_features = Some(*seed)) {
+        Ok(()) => true,
+        Err(error) => {
+            assert_eq!(error, Error::Transport(Pci::FeaturesRefused));
+            false
+        }
+    });
+    assert!(changing.count() > 10);
 }
 
 #[test]

@@ -210,15 +210,45 @@ fn offload(kind: Option<SegmentKind>, size: u16, header_len: u16) -> Offload {
 
 #[test]
 fn what_the_driver_sends_the_driver_would_accept() {
-    let pairs = HOST_TSO4 | HOST_TSO6 | HOST_USO | HOST_ECN | CSUM;
-    for kind in [SegmentKind::Tcp4, SegmentKind::Tcp6, SegmentKind::Udp] {
-        let asked = offload(Some(kind), 1448, 54);
-        let header = header::build(pairs, Some(1500), 5000, &asked).unwrap();
-        assert_eq!(header.num_buffers.get(), 0);
-        assert_eq!(header.flags, flags::NEEDS_CSUM);
-        let frame = parse(ALL, header, 5000).unwrap();
-        assert_eq!(frame.segmentation, asked.segmentation);
-        assert_eq!(frame.checksum, Checksum::Partial(asked.checksum.unwrap()));
+    let kinds = [
+        None,
+        Some(SegmentKind::Tcp4),
+        Some(SegmentKind::Tcp6),
+        Some(SegmentKind::Udp),
+    ];
+    for features in [0, CSUM, CSUM | HOST_TSO4, ALL] {
+        for kind in kinds {
+            for plain in [true, false] {
+                let asked = match plain {
+                    true => Offload::default(),
+                    false => offload(kind, 1448, 54),
+                };
+                let len = if asked.segmentation.is_some() {
+                    5000
+                } else {
+                    600
+                };
+                let Ok(header) = header::build(features, Some(1500), len, &asked) else {
+                    assert!(!plain && features != ALL, "{features:#x} {asked:?}");
+                    continue;
+                };
+                // Sec. 5.1.6.2.1: of a sent frame only the checksum is told by a flag, and no buffers are counted.
+                assert_eq!(header.num_buffers.get(), 0);
+                let completes = asked.checksum.is_some();
+                assert_eq!(header.flags, if completes { flags::NEEDS_CSUM } else { 0 });
+                assert!(!completes || features & CSUM != 0);
+                if asked.segmentation.is_none() {
+                    assert_eq!((header.gso_type, header.gso_size.get()), (gso::NONE, 0));
+                }
+                if plain {
+                    assert_eq!(header, Header::default());
+                }
+                let frame = parse(ALL, header, len as u32).unwrap();
+                assert_eq!(frame.segmentation, asked.segmentation);
+                let checksum = asked.checksum.map_or(Checksum::Unknown, Checksum::Partial);
+                assert_eq!(frame.checksum, checksum);
+            }
+        }
     }
 }
 
@@ -271,7 +301,7 @@ fn only_a_frame_that_will_be_cut_may_exceed_the_mtu() {
 
 #[test]
 fn features_without_their_foundation_are_not_wanted() {
-    let lone = |feature| options::consistent(feature) == 0;
+    let lone = |feature| consistent(feature) == 0;
     for feature in [
         GUEST_TSO4,
         GUEST_ECN,
@@ -291,14 +321,14 @@ fn features_without_their_foundation_are_not_wanted() {
     ] {
         assert!(lone(feature), "{feature:#x}");
     }
-    assert_eq!(options::consistent(ALL), ALL);
+    assert_eq!(consistent(ALL), ALL);
     let chain = GUEST_TSO4 | GUEST_ECN;
     assert_eq!(
-        options::consistent(chain),
+        consistent(chain),
         0,
         "what one rule takes away, the next one misses"
     );
-    assert_eq!(options::consistent(CTRL_VQ | CTRL_RX_EXTRA), CTRL_VQ);
+    assert_eq!(consistent(CTRL_VQ | CTRL_RX_EXTRA), CTRL_VQ);
 }
 
 fn limits(features: u64) -> command::Limits {

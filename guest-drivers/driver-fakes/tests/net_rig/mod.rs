@@ -32,7 +32,6 @@ use virtio_spec::feature;
 use virtio_spec::net;
 use virtio_spec::net::HashHeader;
 use virtio_spec::net::Header;
-use virtio_spec::net::feature::HASH_REPORT;
 use virtio_spec::net::rss::hash_type;
 use zerocopy::IntoBytes;
 
@@ -206,7 +205,7 @@ impl Rig {
             hash_report: 1.into(),
             padding: 0.into(),
         };
-        let size = net::header_size(self.driver.features() & HASH_REPORT);
+        let size = net::header_size(self.driver.features());
         whole.as_bytes()[..size].to_vec()
     }
 
