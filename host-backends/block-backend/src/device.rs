@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
 use device_model::ConfigNotifier;
 use device_model::Device;
+use device_model::DeviceRecord;
 use device_model::QueueHandler;
 use nix::unistd::fdatasync;
 use nix::unistd::ftruncate;
@@ -23,12 +23,15 @@ use crate::CacheMode;
 use crate::Error;
 use crate::Metrics;
 use crate::config;
+use crate::durability::Durability;
 use crate::engine::Choice;
 use crate::handler::BlockQueue;
 use crate::image::Image;
 use crate::metrics::QueueMetrics;
 use crate::request::Limits;
 use crate::request::id_bytes;
+use crate::write_cache::RECORD_BYTES;
+use crate::write_cache::WriteCache;
 
 /// Most requests that one queue has in flight; more wait in its ring.
 const MAX_DEPTH: u16 = 512;
@@ -37,6 +40,7 @@ const MAX_DEPTH: u16 = 512;
 #[derive(Debug)]
 pub(crate) struct Disk {
     pub image: Arc<Image>,
+    pub durability: Durability,
     pub id: [u8; virtio_spec::block::ID_SIZE],
     pub sync_on_flush: bool,
     features: u64,
@@ -69,8 +73,7 @@ pub struct BlockDevice {
     spec: BlockSpec,
     disk: Arc<Disk>,
     engine: Choice,
-    acked: AtomicU64,
-    writeback: AtomicBool,
+    cache: WriteCache,
     metrics: Vec<Arc<QueueMetrics>>,
     notify: Mutex<Option<ConfigNotifier>>,
 }
@@ -105,19 +108,29 @@ impl BlockDevice {
             features: config::features(&spec),
             block_size: spec.block_size,
             write_through: AtomicBool::new(false),
+            durability: Durability::watch(&image.file, image.path.clone()),
             image,
         };
+        let cached = matches!(
+            spec.cache,
+            CacheMode::None | CacheMode::Writeback | CacheMode::Unsafe
+        );
         let device = Self {
             metrics: (0..spec.num_queues).map(|_| Arc::default()).collect(),
             disk: Arc::new(disk),
             engine,
-            acked: AtomicU64::new(0),
-            writeback: AtomicBool::new(false),
+            cache: WriteCache::new(cached),
             notify: Mutex::new(None),
             spec,
         };
         device.reset();
         Ok(Arc::new(device))
+    }
+
+    /// What its queues share.
+    #[cfg(test)]
+    pub(crate) fn disk(&self) -> Arc<Disk> {
+        Arc::clone(&self.disk)
     }
 
     /// What the disk was opened with.
@@ -138,6 +151,11 @@ impl BlockDevice {
     /// Whether the guest may rely on FLUSH alone (write-back), or every write is durable (write-through).
     pub fn is_write_through(&self) -> bool {
         self.disk.write_through()
+    }
+
+    /// Why nothing that the guest writes is said to be durable any more, if a write-back of the image has failed.
+    pub fn lost_durability(&self) -> Option<std::io::Error> {
+        self.disk.durability.lost().map(Into::into)
     }
 
     /// Sum of all queues' counters.
@@ -206,13 +224,13 @@ impl BlockDevice {
     }
 
     fn acked_has(&self, bit: u64) -> bool {
-        self.acked.load(Ordering::Acquire) & bit != 0
+        self.cache.acked() & bit != 0
     }
 
     /// Follows virtio 1.4 sec. 5.2.6.2: with CONFIG_WCE the driver's choice counts; with FLUSH alone the device's; a
     /// driver with neither cannot flush, so every write has to be durable.
     fn settle_cache(&self) {
-        let writeback = self.writeback.load(Ordering::Acquire);
+        let writeback = self.cache.writeback();
         let through = match self.spec.cache {
             CacheMode::Unsafe => false,
             _ if self.acked_has(block::CONFIG_WCE) => !writeback,
@@ -223,11 +241,7 @@ impl BlockDevice {
     }
 
     fn config(&self) -> virtio_spec::block::Config {
-        config::space(
-            &self.spec,
-            self.size(),
-            self.writeback.load(Ordering::Acquire),
-        )
+        config::space(&self.spec, self.size(), self.cache.writeback())
     }
 }
 
@@ -249,11 +263,7 @@ impl Device for BlockDevice {
     }
 
     fn acked(&self, features: u64) {
-        self.acked.store(features, Ordering::Release);
-        if features & block::CONFIG_WCE != 0 && features & block::FLUSH == 0 {
-            // Sec. 5.2.5.2: a driver that cannot flush starts without a write cache.
-            self.writeback.store(false, Ordering::Release);
-        }
+        self.cache.set_acked(features);
         self.settle_cache();
     }
 
@@ -283,15 +293,21 @@ impl Device for BlockDevice {
                 len: data.len(),
             });
         }
-        self.writeback.store(writeback, Ordering::Release);
+        self.cache.choose(writeback);
         self.settle_cache();
-        if self.disk.write_through() {
-            // What completed while the cache was on becomes durable now, as it would with a real drive.
-            if let Err(errno) = fdatasync(&self.disk.image.file) {
-                tracing::warn!(%errno, image = %self.disk.image.path.display(), "cannot flush the disk");
-            }
+        if !self.disk.write_through() {
+            return Ok(());
         }
-        Ok(())
+        // What completed while the cache was on becomes durable now, as it would with a real drive. If it cannot, the
+        // cache stays off all the same: front-ends cannot tell the driver, and it will not flush any more.
+        let synced = fdatasync(&self.disk.image.file);
+        self.disk
+            .durability
+            .vouch(synced, true)
+            .map_err(|errno| device_model::Error::Io {
+                what: "the flush of the disk",
+                source: errno.into(),
+            })
     }
 
     fn start_queue(
@@ -320,13 +336,38 @@ impl Device for BlockDevice {
     }
 
     fn reset(&self) {
-        self.acked.store(0, Ordering::Release);
-        let writeback = matches!(
-            self.spec.cache,
-            CacheMode::None | CacheMode::Writeback | CacheMode::Unsafe
-        );
-        self.writeback.store(writeback, Ordering::Release);
+        self.cache.reset();
         self.settle_cache();
+    }
+
+    fn session_ended(&self) {
+        self.cache.session_ended();
+        self.settle_cache();
+    }
+
+    fn record_bytes(&self) -> u32 {
+        RECORD_BYTES
+    }
+
+    fn keep_in(&self, record: Option<DeviceRecord>) {
+        self.cache.keep_in(record);
+        self.settle_cache();
+    }
+
+    fn has_state(&self) -> bool {
+        true
+    }
+
+    fn save_state(&self) -> Result<Vec<u8>, device_model::Error> {
+        Ok(self.cache.save())
+    }
+
+    fn load_state(&self, state: &[u8]) -> Result<(), device_model::Error> {
+        self.cache
+            .load(state)
+            .ok_or(device_model::Error::State("not of a disk"))?;
+        self.settle_cache();
+        Ok(())
     }
 
     fn on_config_change(&self, notify: ConfigNotifier) {

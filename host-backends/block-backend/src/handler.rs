@@ -38,6 +38,8 @@ const BATCHES_PER_RUN: usize = 32;
 struct Context {
     token: Option<Token>,
     task: Task,
+    /// Its completion says that something is on stable storage.
+    claims: bool,
     parsed: Parsed,
 }
 
@@ -54,6 +56,7 @@ pub(crate) struct BlockQueue {
 struct Run<'a> {
     queue: &'a mut Queue,
     memory: &'a Arc<GuestMemory>,
+    /// The disk as it is when a batch was taken: requests of that batch are judged by nothing older.
     limits: Limits,
     write_through: bool,
     completed: u32,
@@ -143,10 +146,15 @@ impl BlockQueue {
             Operation::WriteZeroes => (Task::WriteZeroes, (0, 0)),
             Operation::GetId => return self.get_id(run, slot),
         };
+        let durable = run.write_through;
         if let Some(context) = self.runner.context(slot) {
             context.task = task;
+            context.claims = match task {
+                Task::Read => false,
+                Task::Flush => self.disk.sync_on_flush,
+                Task::Write | Task::Discard | Task::WriteZeroes => durable,
+            };
         }
-        let durable = run.write_through;
         let over = match task {
             Task::Read | Task::Write => {
                 self.runner
@@ -213,11 +221,18 @@ impl BlockQueue {
         slot: u16,
         result: Result<(), Errno>,
     ) -> Result<(), Error> {
-        let moved = self.runner.moved(slot);
+        let (moved, synced) = (self.runner.moved(slot), self.runner.synced(slot));
         let Some(context) = self.runner.context(slot) else {
             return Ok(());
         };
         let task = context.task;
+        let result = match context.claims {
+            true => self.disk.durability.vouch(result, synced),
+            false => result,
+        };
+        if context.claims && result.is_err() && self.disk.durability.lost().is_some() {
+            self.metrics.not_durable.add(1);
+        }
         let answer = match result {
             Ok(()) => {
                 self.count(task, moved);
@@ -305,6 +320,9 @@ impl BlockQueue {
         let mut batch = std::mem::take(&mut self.batch);
         batch.clear();
         let taken = run.queue.take(&mut batch, room);
+        // Loaded after the chains: what the front-end was told before the driver made them available counts for them.
+        run.limits = self.disk.limits();
+        run.write_through = self.disk.write_through();
         let mut done = Ok(());
         for chain in batch.iter() {
             done = done.and(self.parse(run, chain));

@@ -175,6 +175,12 @@ impl Image {
         Ok(size)
     }
 
+    /// What the size would be if it were read now.
+    pub fn size_now(&self) -> u64 {
+        let end = self.length().unwrap_or(0);
+        end.next_multiple_of(self.block_size)
+    }
+
     fn length(&self) -> Result<u64, Errno> {
         let end = lseek(&self.file, 0, Whence::SeekEnd)?;
         Ok(u64::try_from(end).unwrap_or_default())

@@ -10,6 +10,7 @@
 
 mod config;
 mod device;
+mod durability;
 mod engine;
 mod error;
 #[cfg(fuzzing)]
@@ -20,6 +21,7 @@ mod lock;
 mod metrics;
 mod request;
 mod spec;
+mod write_cache;
 
 pub use device::BlockDevice;
 pub use error::Error;

@@ -39,6 +39,8 @@ pub(crate) struct QueueMetrics {
     pub written_bytes: Counter,
     /// Requests that the image answered with an error.
     pub io_errors: Counter,
+    /// Flushes and durable writes that failed because of what was lost before them.
+    pub not_durable: Counter,
     /// Requests that were refused before they reached the image.
     pub refused: Counter,
     /// Chains without room for a status.
@@ -65,6 +67,8 @@ pub struct Metrics {
     pub written_bytes: u64,
     /// Requests that the image answered with an error.
     pub io_errors: u64,
+    /// Of these, the flushes and durable writes since a write-back of the image failed: none succeeds any more.
+    pub not_durable: u64,
     /// Requests refused because they were malformed, out of bounds or not offered.
     pub refused: u64,
     /// Descriptor chains without a byte for a status.
@@ -81,6 +85,7 @@ impl QueueMetrics {
         sum.read_bytes += self.read_bytes.get();
         sum.written_bytes += self.written_bytes.get();
         sum.io_errors += self.io_errors.get();
+        sum.not_durable += self.not_durable.get();
         sum.refused += self.refused.get();
         sum.no_status += self.no_status.get();
     }

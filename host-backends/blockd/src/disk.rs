@@ -22,6 +22,8 @@ impl Served for Disk {
             "bytes": self.0.size(),
             "engine": self.0.engine(),
             "write-through": self.0.is_write_through(),
+            // Why each flush fails, once a write-back of the image has failed.
+            "lost-durability": self.0.lost_durability().map(|error| error.to_string()),
             "spec": self.0.spec(),
         })
     }

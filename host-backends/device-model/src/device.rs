@@ -13,7 +13,7 @@ pub type ConfigNotifier = Arc<dyn Fn() + Send + Sync>;
 /// One virtio device, shared by all its queues; it outlives front-ends.
 ///
 /// Order of calls in one session: `on_config_change`, then `acked`, then any number of `start_queue`; `reset` once
-/// all handlers are gone, at the end of the session or on the front-end's word. `read_config` and `write_config` may
+/// all handlers are gone, on the front-end's word, and `session_ended` at the end. `read_config` and `write_config` may
 /// come at any point.
 pub trait Device: Send + Sync {
     /// Virtio device id (virtio 1.4 sec. 5).
@@ -53,6 +53,13 @@ pub trait Device: Send + Sync {
     /// Back to the state after creation: no features accepted, writable configuration at its defaults. Idempotent;
     /// no queue runs.
     fn reset(&self);
+
+    /// The front-end is gone, and no queue runs. It may come back with the same driver, which knows of nothing: a device
+    /// whose driver gave orders that must hold then keeps them.
+    fn session_ended(&self) {
+        self.keep_in(None);
+        self.reset();
+    }
 
     /// Keeps `notify`, in place of an earlier one; to be called after e.g. a resize.
     fn on_config_change(&self, notify: ConfigNotifier);

@@ -332,6 +332,9 @@ impl MapEngine {
     /// # Safety
     /// As [`Engine::start`], until the call returns.
     unsafe fn call(&mut self, step: Step<'_>) -> Result<usize, Errno> {
+        if self.is_beyond_the_end(step) {
+            return Err(Errno::EIO);
+        }
         match step {
             Step::Write {
                 offset, buffers, ..
@@ -355,6 +358,18 @@ impl MapEngine {
             self.view.pages.set(offset, bytes as u64);
         }
         done
+    }
+
+    /// Whether a write reaches past the end that the image has now: someone truncated it, and must not see it grow again.
+    fn is_beyond_the_end(&self, step: Step<'_>) -> bool {
+        let Step::Write {
+            offset, buffers, ..
+        } = step
+        else {
+            return false;
+        };
+        let len: usize = buffers.iter().map(|buffer| buffer.iov_len).sum();
+        offset + len as u64 > self.image.size_now()
     }
 
     fn make_pages(&self, offset: u64, len: u64) -> Result<(), Errno> {

@@ -20,6 +20,8 @@
 
 pub(crate) mod map;
 pub(crate) mod runner;
+#[cfg(test)]
+pub(crate) mod scripted;
 pub(crate) mod sync;
 pub(crate) mod sys;
 pub(crate) mod uring;

@@ -171,6 +171,12 @@ impl<T: Default> Runner<T> {
             .map_or(0, |entry| entry.work.moved())
     }
 
+    /// Whether the last step of the request in `slot` was a sync.
+    pub fn synced(&self, slot: u16) -> bool {
+        let entry = self.slots.get(usize::from(slot));
+        entry.is_some_and(|entry| entry.work.is_synced())
+    }
+
     /// Hands what was begun to the kernel; call it once per batch.
     #[inline]
     pub fn submit(&mut self) -> Result<(), Errno> {
@@ -211,6 +217,9 @@ impl<T: Default> Runner<T> {
     fn drive(&mut self, slot: u16) -> Option<Result<(), Errno>> {
         let entry = self.slots.get_mut(usize::from(slot))?;
         loop {
+            if entry.work.is_outgrown(&self.image) {
+                return Some(Err(Errno::EIO));
+            }
             let Some(step) = entry.work.step(&self.image) else {
                 return Some(Ok(()));
             };

@@ -56,6 +56,22 @@ pub(crate) unsafe fn write(
     usize::try_from(put).map_err(|_| Errno::last())
 }
 
+/// Asks whether a write-back of the image failed since the last question to this open file description; waits for none.
+pub(crate) fn write_back_error(file: &File) -> Result<(), Errno> {
+    /// Where no image has a page to wait for.
+    const NOWHERE: i64 = i64::MAX & !0xffff;
+    // SAFETY: the call takes no pointer.
+    let answer = unsafe {
+        libc::sync_file_range(
+            file.as_raw_fd(),
+            NOWHERE,
+            1,
+            libc::SYNC_FILE_RANGE_WAIT_BEFORE,
+        )
+    };
+    Errno::result(answer).map(drop)
+}
+
 /// Gives a range of a block device back to it (BLKDISCARD).
 pub(crate) fn discard_device(fd: RawFd, offset: u64, len: u64) -> Result<(), Errno> {
     // SAFETY: the ioctl reads two u64 from the array, which lives across the call.

@@ -70,6 +70,8 @@ pub(crate) struct Work {
     task: Task,
     /// Every change is made durable before the request is over.
     durable: bool,
+    /// A durable write failed and is made again as a plain one with a sync after it, to know which of the two fails.
+    apart: bool,
     syncing: bool,
     offset: u64,
     len: u64,
@@ -166,6 +168,7 @@ impl Work {
 
     fn begin(&mut self, task: Task, durable: bool) {
         (self.task, self.durable, self.syncing) = (task, durable, false);
+        self.apart = false;
         (self.offset, self.len, self.moved) = (0, 0, 0);
         (self.range, self.zeroed, self.retries) = (0, 0, 0);
         (self.synced, self.direct) = (false, false);
@@ -177,6 +180,26 @@ impl Work {
     /// Bytes moved so far.
     pub fn moved(&self) -> u64 {
         self.moved
+    }
+
+    /// Whether the last step was a sync.
+    pub fn is_synced(&self) -> bool {
+        self.synced
+    }
+
+    /// Whether what is left to write reaches past the image's end, which may have moved since the request was checked: a
+    /// write there would make the image grow again.
+    #[inline]
+    pub fn is_outgrown(&self, image: &Image) -> bool {
+        let end = match self.task {
+            Task::Write => self.offset + self.len,
+            Task::WriteZeroes => {
+                let range = self.ranges.get(self.range);
+                range.map_or(0, |range| range.offset + range.len)
+            }
+            _ => return false,
+        };
+        end > image.size()
     }
 
     /// The step that is due, or `None` when nothing is left to do.
@@ -220,7 +243,7 @@ impl Work {
             _ => Step::Write {
                 offset,
                 buffers,
-                durable: self.durable,
+                durable: self.durable && !self.apart,
             },
         }
     }
@@ -296,6 +319,10 @@ impl Work {
     fn advance_transfer(&mut self, image: &Image, result: Result<usize, Errno>) -> Next {
         let bytes = match result {
             Ok(bytes) => bytes,
+            Err(_) if self.task == Task::Write && self.durable && !self.apart => {
+                self.apart = true;
+                return Next::Again;
+            }
             Err(errno) => return Next::Over(Err(errno)),
         };
         let read = self.task == Task::Read;
@@ -303,7 +330,10 @@ impl Work {
             copy_in(bounce.slice(bytes), self.buffers.as_slice());
         }
         self.moved += bytes as u64;
-        if self.moved >= self.len {
+        if self.moved >= self.len && self.apart {
+            self.syncing = true;
+            return Next::Again;
+        } else if self.moved >= self.len {
             return Next::Over(Ok(()));
         }
         self.buffers.advance(bytes);

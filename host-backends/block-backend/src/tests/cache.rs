@@ -6,6 +6,9 @@ use crate::BlockSpec;
 use crate::CacheMode;
 use crate::EngineChoice;
 use device_model::Device;
+use device_model::DeviceRecord;
+use device_model::InflightRegion;
+use std::os::fd::AsFd;
 use virtio_spec::block::CONFIG_WRITEBACK_OFFSET;
 use virtio_spec::block::feature as block;
 use virtio_spec::block::status::*;
@@ -88,6 +91,113 @@ fn a_reset_forgets_the_switch() {
     device.write_config(WCE, &[0]).expect("a switch");
     device.reset();
     assert_eq!(writeback_field(&device), 1);
+}
+
+/// Room for the choice in front of an in-flight area, and the same place again for the next life.
+fn place() -> DeviceRecord {
+    let bytes = disk(CacheMode::Writeback).1.record_bytes();
+    let area = InflightRegion::create(1, 16, None, bytes).expect("an area");
+    InflightRegion::from_fd(area.fd.as_fd(), area.offset, area.size, 1, 16)
+        .expect("its mapping")
+        .device()
+        .expect("a record")
+}
+
+#[test]
+fn the_end_of_a_session_does_not_forget_the_switch() {
+    let (_image, device) = disk(CacheMode::Writeback);
+    device.acked(DRIVER);
+    device.write_config(WCE, &[0]).expect("a switch");
+    device.session_ended();
+    device.acked(DRIVER);
+    assert!(device.is_write_through());
+    assert_eq!(writeback_field(&device), 0);
+    // A record without a choice is another driver's.
+    device.session_ended();
+    device.keep_in(Some(place()));
+    device.acked(DRIVER);
+    assert!(!device.is_write_through());
+}
+
+#[test]
+fn the_switch_outlives_the_process_in_the_record() {
+    for (value, cache) in [(0, CacheMode::Writeback), (1, CacheMode::Writethrough)] {
+        let place = place();
+        let (_image, device) = disk(cache);
+        // Front-ends hand the record in before or after the driver writes.
+        device.acked(DRIVER);
+        if value == 0 {
+            device.keep_in(Some(place.clone()));
+        }
+        device.write_config(WCE, &[value]).expect("a switch");
+        device.keep_in(Some(place.clone()));
+        let (_image, next) = disk(cache);
+        next.acked(DRIVER);
+        next.keep_in(Some(place.clone()));
+        assert_eq!(
+            (writeback_field(&next), next.is_write_through()),
+            (value, value == 0)
+        );
+        // The record of a driver that was reset holds nothing.
+        next.reset();
+        let (_image, last) = disk(cache);
+        last.keep_in(Some(place));
+        last.acked(DRIVER);
+        assert_eq!(writeback_field(&last), 1 - value);
+    }
+}
+
+#[test]
+fn a_driver_that_cannot_flush_gets_no_write_cache_from_before() {
+    let place = place();
+    assert!(place.store(&[1]));
+    let (_image, device) = disk(CacheMode::Writeback);
+    device.acked(PLAIN | block::CONFIG_WCE);
+    device.keep_in(Some(place));
+    assert!(device.is_write_through());
+}
+
+#[test]
+fn a_record_that_is_no_choice_is_none() {
+    for bytes in [&[2_u8][..], &[0xff], &[]] {
+        let place = place();
+        assert!(place.store(bytes));
+        let (_image, device) = disk(CacheMode::Writeback);
+        device.acked(DRIVER);
+        device.keep_in(Some(place));
+        assert!(!device.is_write_through(), "{bytes:?}");
+    }
+}
+
+#[test]
+fn the_switch_moves_to_another_host() {
+    for choice in [None, Some(0), Some(1)] {
+        let (_image, source) = disk(CacheMode::Writeback);
+        source.acked(DRIVER);
+        if let Some(value) = choice {
+            source.write_config(WCE, &[value]).expect("a switch");
+        }
+        let state = source.save_state().expect("a state");
+        let (_image, target) = disk(CacheMode::Writeback);
+        target.load_state(&state).expect("it loads");
+        // The target's in-flight area is a new one.
+        let place = place();
+        target.keep_in(Some(place.clone()));
+        target.acked(DRIVER);
+        assert_eq!(writeback_field(&target), choice.unwrap_or(1), "{choice:?}");
+        assert_eq!(place.load(), choice.map(|value| vec![value]));
+    }
+}
+
+#[test]
+fn bytes_that_are_no_state_change_nothing() {
+    let (_image, device) = disk(CacheMode::Writeback);
+    device.acked(DRIVER);
+    device.write_config(WCE, &[0]).expect("a switch");
+    for bad in [&[][..], &[1], &[1, 3], &[2, 1], &[1, 1, 1], &[0; 64]] {
+        assert!(device.load_state(bad).is_err(), "{bad:?}");
+        assert!(device.is_write_through());
+    }
 }
 
 #[test]

@@ -105,6 +105,27 @@ fn short_writes_go_on_and_stay_durable() {
 }
 
 #[test]
+fn a_durable_write_that_fails_is_made_again_as_a_write_and_a_sync() {
+    let again = [
+        Seen::Write(0, 512, true),
+        Seen::Write(0, 512, false),
+        Seen::Sync,
+    ];
+    let fails = Err(Errno::EIO);
+    for (results, steps, over, synced) in [
+        (&[fails, Ok(512), Ok(0)][..], 3, Ok(()), true),
+        (&[fails, Ok(512), fails], 3, fails.map(drop), true),
+        (&[fails, fails], 2, fails.map(drop), false),
+    ] {
+        let (_rig, mut work) = with_buffers(512);
+        work.transfer(Task::Write, 0, 512, true, &image());
+        let (seen, end) = play(&mut work, &image(), results);
+        assert_eq!((seen.as_slice(), end), (&again[..steps], over));
+        assert_eq!(work.is_synced(), synced, "whether it was the sync");
+    }
+}
+
+#[test]
 fn interruptions_are_repeated() {
     let (_rig, mut work) = with_buffers(512);
     work.transfer(Task::Read, 0, 512, false, &image());

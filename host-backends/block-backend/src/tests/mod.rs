@@ -4,6 +4,7 @@ mod block_device;
 mod bounds;
 mod cache;
 mod config;
+mod durable;
 mod engines;
 mod faults;
 mod hostile;

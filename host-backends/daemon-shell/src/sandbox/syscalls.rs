@@ -32,6 +32,7 @@ const ALLOWED: &[i64] = &[
     libc::SYS_pwritev2,
     libc::SYS_fsync,
     libc::SYS_fdatasync,
+    libc::SYS_sync_file_range,
     libc::SYS_fallocate,
     libc::SYS_ftruncate,
     libc::SYS_lseek,

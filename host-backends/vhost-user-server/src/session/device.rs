@@ -157,13 +157,13 @@ impl Session {
         if end > self.device.config_size() {
             return Err(Refusal::Rule("Configuration bytes out of range"));
         }
-        if let Err(error) = self.device.write_config(offset, &config.data) {
-            // A restore after migration writes the whole space; bytes that do not change are no offence.
-            let mut current = vec![0; config.data.len()];
-            self.device.read_config(offset, &mut current);
-            if current != config.data {
-                return Err(error.into());
-            }
+        // A restore after migration writes the whole space; bytes that do not change are no offence.
+        let mut before = vec![0; config.data.len()];
+        self.device.read_config(offset, &mut before);
+        if let Err(error) = self.device.write_config(offset, &config.data)
+            && before != config.data
+        {
+            return Err(error.into());
         }
         Ok(Answer::Done)
     }

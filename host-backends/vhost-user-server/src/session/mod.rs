@@ -388,8 +388,7 @@ impl Drop for Session {
         for vring in &mut self.vrings {
             vring.stop(Stop::Drain);
         }
-        self.device.keep_in(None);
-        self.device.reset();
+        self.device.session_ended();
     }
 }
 
