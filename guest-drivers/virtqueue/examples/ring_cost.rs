@@ -4,6 +4,10 @@
 //! travel of cache lines between cores.
 #![expect(unsafe_code, reason = "makes a span of its own memory")]
 #![expect(
+    clippy::print_stdout,
+    reason = "a measuring program says what it measured"
+)]
+#![expect(
     clippy::expect_used,
     reason = "a measuring program ends at the first surprise"
 )]

@@ -45,24 +45,14 @@ struct Tables {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if cli.print_capabilities {
-        println!("{}", to_json(&capabilities()));
-        return Exit::Ok.into();
+        return exit::print(&to_json(&capabilities())).into();
     }
     if cli.print_descriptor {
-        println!("{}", descriptor());
-        return Exit::Ok.into();
+        return exit::print(&descriptor()).into();
     }
     if let Some(folder) = &cli.man_pages {
-        return match clap_mangen::generate_to(Cli::command(), folder) {
-            Ok(()) => Exit::Ok.into(),
-            Err(error) => {
-                eprintln!(
-                    "error: Cannot write the manual page into {}: {error}",
-                    folder.display()
-                );
-                Exit::Failed.into()
-            }
-        };
+        let written = clap_mangen::generate_to(Cli::command(), folder);
+        return exit::man_pages(folder, written).into();
     }
     match serve(cli) {
         Ok(()) => Exit::Ok.into(),

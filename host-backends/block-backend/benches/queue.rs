@@ -2,6 +2,7 @@
 //! the driver half, so that no scheduling is measured.
 //!
 //! `cargo bench -p block-backend [IMAGE...]`: a memory disk always, then each image with every engine that serves it.
+#![expect(clippy::print_stdout, reason = "a benchmark says what it measured")]
 #![expect(
     clippy::expect_used,
     reason = "a benchmark ends at the first thing that is wrong"

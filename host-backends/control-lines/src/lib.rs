@@ -18,4 +18,5 @@ pub use listen::bind;
 pub use listen::bind_private;
 pub use serve::Answer;
 pub use serve::Answers;
+pub use serve::THREAD;
 pub use serve::serve;

@@ -25,6 +25,8 @@ const MAX_LINE: u64 = 4096;
 const MAX_REST: u64 = 1 << 20;
 /// Most clients at once.
 const MAX_CLIENTS: usize = 8;
+/// Name of the threads that serve: one of them panics for its client alone.
+pub const THREAD: &str = "control";
 /// How long a client may be silent.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -78,7 +80,7 @@ pub fn serve(listener: UnixListener, answers: Arc<dyn Answers>) -> Result<(), Er
 
 fn spawn(body: impl FnOnce() + Send + 'static) -> Result<(), Error> {
     let thread = std::thread::Builder::new()
-        .name("control".to_owned())
+        .name(THREAD.to_owned())
         .spawn(body);
     thread.map(drop).map_err(Error::Thread)
 }
@@ -95,14 +97,22 @@ fn admit(mut stream: UnixStream, answers: &Arc<dyn Answers>, clients: &Arc<Atomi
         );
         return;
     }
-    let (answers, count) = (Arc::clone(answers), Arc::clone(clients));
+    let (answers, place) = (Arc::clone(answers), Place(Arc::clone(clients)));
     let talk = move || {
+        let _place = place;
         // A client that goes away in the middle is no trouble of ours.
         let _ = converse(&stream, answers.as_ref());
-        count.fetch_sub(1, Ordering::AcqRel);
     };
-    if spawn(talk).is_err() {
-        clients.fetch_sub(1, Ordering::AcqRel);
+    // A thread that cannot be started drops what it was given.
+    let _ = spawn(talk);
+}
+
+/// A client's place among [`MAX_CLIENTS`], given back even if the answer panics.
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -89,7 +89,11 @@ impl Commands {
             })
         });
         let devices: Vec<_> = devices.collect();
-        self.with_overseer(json!({ "devices": devices }), |overseer| overseer.metrics())
+        let lost = host_os::output::dropped();
+        self.with_overseer(
+            json!({ "devices": devices, "log-lines-lost": lost }),
+            |overseer| overseer.metrics(),
+        )
     }
 
     fn with_overseer(&self, mut value: Value, part: impl Fn(&dyn Overseer) -> Value) -> Value {
@@ -101,6 +105,8 @@ impl Commands {
 
     fn prometheus(&self) -> String {
         let mut text = Exposition::default();
+        let lost = json!({ "lines-lost": host_os::output::dropped() });
+        text.add("log", &[], &lost, &[]);
         for unit in &self.units {
             let device = [("device", unit.name.as_str())];
             let numbers = unit.server.statistics();

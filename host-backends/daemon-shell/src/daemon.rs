@@ -6,6 +6,8 @@
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -23,6 +25,7 @@ use vhost_user_server::Server;
 use vhost_user_server::ShutdownHandle;
 
 use crate::Error;
+use crate::Exit;
 use crate::ProcessSpec;
 use crate::ServiceSpec;
 use crate::SocketSpec;
@@ -132,10 +135,20 @@ pub struct Unit {
 /// # Errors
 /// The log's filter is malformed.
 pub fn begin(process: &ProcessSpec) -> Result<(), Error> {
+    host_os::output::start();
+    host_os::panics::watch(after_panic);
     let filter = process.log.as_deref().unwrap_or("info");
     logging::start(filter, process.log_format.unwrap_or_default())?;
     descriptors::allow_all();
     Ok(())
+}
+
+/// A panic in a queue's worker or in a session is theirs to catch, and a control client's costs that client alone. A
+/// thread that nobody would miss until it is needed ends the process instead, so that whoever watches it starts it again.
+fn after_panic(thread: &str) {
+    if matches!(thread, "pool" | "stdin") || thread.starts_with("switch/") {
+        std::process::exit(i32::from(Exit::Failed as u8));
+    }
 }
 
 /// Serves `units` until SIGTERM or SIGINT, then finishes what is in flight.
@@ -198,7 +211,7 @@ fn serve(
     let mut threads = Vec::new();
     for (at, (unit, endpoint)) in units.into_iter().zip(endpoints).enumerate() {
         let running = start_server(unit, at, &shutdown)?;
-        threads.push(spawn(&running, endpoint, &keep)?);
+        threads.push(spawn(&running, endpoint, &keep, &shutdown)?);
         commands.units.push(running);
     }
     drop(keep);
@@ -214,12 +227,13 @@ fn serve(
     let failed = threads
         .into_iter()
         .filter_map(|thread| thread.join().ok().flatten())
-        .last();
+        .max_by_key(|error| matches!(error, Error::Panic { .. }));
     if let Some(overseer) = &commands.overseer {
         overseer.stop();
     }
     files.remove();
     match failed {
+        Some(error @ Error::Panic { .. }) => Err(error),
         Some(error) if !shutdown.is_shutdown() => Err(error),
         _ => Ok(()),
     }
@@ -259,6 +273,7 @@ fn spawn(
     unit: &Running,
     endpoint: Endpoint,
     alive: &UnixStream,
+    shutdown: &ShutdownHandle,
 ) -> Result<JoinHandle<Option<Error>>, Error> {
     let thread_error = |source| Error::Thread {
         name: "serve",
@@ -266,14 +281,22 @@ fn spawn(
     };
     let alive = alive.try_clone().map_err(thread_error)?;
     let (name, server) = (unit.name.clone(), Arc::clone(&unit.server));
+    let shutdown = shutdown.clone();
+    let serve = move || match endpoint {
+        Endpoint::Listen(listener, _) => server.serve(&listener),
+        Endpoint::Connect(path) => server.serve_connecting(&path),
+        Endpoint::Connected(stream) => server.serve_stream(stream),
+    };
     let body = move || {
         let _alive = alive;
-        let end = match endpoint {
-            Endpoint::Listen(listener, _) => server.serve(&listener),
-            Endpoint::Connect(path) => server.serve_connecting(&path),
-            Endpoint::Connected(stream) => server.serve_stream(stream),
+        let error = match catch_unwind(AssertUnwindSafe(serve)) {
+            Ok(end) => serve_error(&name, end.err()?),
+            // Nobody would serve this device again; a new process does.
+            Err(_) => {
+                shutdown.shutdown();
+                Error::Panic { device: name }
+            }
         };
-        let error = serve_error(&name, end.err()?);
         tracing::error!("{}", crate::exit::chain(&error));
         Some(error)
     };
@@ -335,7 +358,11 @@ fn wait(signals: &mut Signals, alive: &mut UnixStream, commands: &Commands) -> R
 }
 
 /// Socket files that are ours to remove.
-struct Files(Vec<PathBuf>);
+struct Files {
+    paths: Vec<PathBuf>,
+    /// A front-end is connected to.
+    connects: bool,
+}
 
 impl Files {
     fn of(endpoints: &[Endpoint], process: &ProcessSpec) -> Self {
@@ -343,7 +370,13 @@ impl Files {
             Endpoint::Listen(_, path) => path.clone(),
             _ => None,
         });
-        Self(sockets.chain(process.control_socket.clone()).collect())
+        let connects = endpoints
+            .iter()
+            .any(|endpoint| matches!(endpoint, Endpoint::Connect(_)));
+        Self {
+            paths: sockets.chain(process.control_socket.clone()).collect(),
+            connects,
+        }
     }
 
     fn needs(&self) -> Needs {
@@ -352,13 +385,14 @@ impl Files {
             _ => PathBuf::from("."),
         };
         Needs {
-            socket_directories: self.0.iter().map(directory).collect(),
+            socket_directories: self.paths.iter().map(directory).collect(),
+            connects: self.connects,
             ..Needs::default()
         }
     }
 
     fn remove(&self) {
-        for path in &self.0 {
+        for path in &self.paths {
             if let Err(error) = std::fs::remove_file(path) {
                 tracing::debug!(path = %path.display(), %error, "the socket file stays");
             }

@@ -89,6 +89,12 @@ pub enum Error {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A device's thread panicked.
+    #[error("The thread that serves device {device} panicked")]
+    Panic {
+        /// Its name.
+        device: String,
+    },
     /// A device cannot be opened.
     #[error("Cannot open device {device}")]
     Device {

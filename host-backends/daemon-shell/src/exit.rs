@@ -3,6 +3,7 @@
 //! Rule: 0 is a clean end (SIGTERM, SIGINT, or the last connection of a one-shot); every other code names whose turn it
 //! is.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use crate::Error;
@@ -52,15 +53,41 @@ impl From<&Error> for Exit {
             Error::Listen(_) | Error::SocketMode { .. } => Self::Socket,
             Error::Sandbox { .. } => Self::Sandbox,
             Error::Device { .. } => Self::Device,
-            Error::Signals(_) | Error::Thread { .. } | Error::Serve { .. } => Self::Failed,
+            Error::Signals(_)
+            | Error::Thread { .. }
+            | Error::Serve { .. }
+            | Error::Panic { .. } => Self::Failed,
         }
     }
 }
 
 /// Prints `error` with all its causes, one line, and says how to end.
 pub fn report(error: &Error) -> Exit {
-    eprintln!("error: {}", chain(error));
+    host_os::tell!("error: {}", chain(error));
     Exit::from(error)
+}
+
+/// Prints what was asked for, with a newline. A reader that has read enough is no failure.
+pub fn print(text: &str) -> Exit {
+    match host_os::output::print(&format!("{text}\n")) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            host_os::tell!("error: Cannot write to standard output: {error}");
+            Exit::Failed
+        }
+        _ => Exit::Ok,
+    }
+}
+
+/// What came of writing the manual page into `folder`.
+pub fn man_pages(folder: &Path, written: std::io::Result<()>) -> Exit {
+    match written {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            let folder = folder.display();
+            host_os::tell!("error: Cannot write the manual page into {folder}: {error}");
+            Exit::Failed
+        }
+    }
 }
 
 /// An error and its causes, joined by colons.

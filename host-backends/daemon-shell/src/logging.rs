@@ -10,6 +10,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use clap::ValueEnum;
+use host_os::output::StandardError;
 use serde::Deserialize;
 use serde::Serialize;
 use tracing::Event;
@@ -51,7 +52,7 @@ pub fn start(directives: &str, format: LogFormat) -> Result<(), Error> {
         directives: directives.to_owned(),
         source: Box::new(source),
     })?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer().with_writer(|| StandardError);
     let limit = RateLimit::default();
     let registry = tracing_subscriber::registry().with(filter);
     let started = match format {
@@ -118,7 +119,7 @@ impl<S: Subscriber> Filter<S> for RateLimit {
         let (admitted, left_out) = self.admit(meta.callsite(), Instant::now());
         if left_out != 0 {
             let place = meta.target();
-            eprintln!("({left_out} lines like the next from {place} were left out)");
+            host_os::tell!("({left_out} lines like the next from {place} were left out)");
         }
         admitted
     }

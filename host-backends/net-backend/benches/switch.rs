@@ -2,6 +2,7 @@
 //!
 //! Rule: drivers fill and empty their rings outside of the measured time, on the same core; what is timed is one worker's
 //! `run`, from the sender's ring to the receiver's.
+#![expect(clippy::print_stdout, reason = "a benchmark says what it measured")]
 #![expect(
     clippy::expect_used,
     reason = "a benchmark, like a test, ends at the first surprise"

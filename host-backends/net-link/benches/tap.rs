@@ -3,6 +3,7 @@
 //!
 //! Frames are sent to an address that nobody has, so that the kernel drops them behind the interface; frames to be
 //! received wait in the interface's queue before the clock runs.
+#![expect(clippy::print_stdout, reason = "a benchmark says what it measured")]
 #![expect(
     clippy::expect_used,
     reason = "a benchmark ends at the first thing that is wrong"

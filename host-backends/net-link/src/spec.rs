@@ -34,6 +34,13 @@ pub enum LinkSpec {
     Source(u16),
 }
 
+impl LinkSpec {
+    /// Whether the link, once open, makes connections to a Unix socket: to a passt that comes back.
+    pub fn reconnects(&self) -> bool {
+        matches!(self, Self::Passt(_))
+    }
+}
+
 /// A TAP interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TapSpec {

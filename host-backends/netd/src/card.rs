@@ -7,6 +7,7 @@ use std::sync::Arc;
 use daemon_shell::Needs;
 use daemon_shell::Served;
 use device_model::Device;
+use net_backend::LinkChoice;
 use net_backend::NetDevice;
 use serde_json::Map;
 use serde_json::Value;
@@ -50,6 +51,7 @@ impl Served for Card {
         Needs {
             syscalls: net_link::SYSCALLS.to_vec(),
             ioctls: net_link::IOCTLS.to_vec(),
+            connects: matches!(&self.0.spec().link, LinkChoice::Outside(link) if link.reconnects()),
             ..Needs::default()
         }
     }

@@ -46,24 +46,14 @@ type Settled = (ProcessSpec, Network, Vec<DeviceSpec<NetSpec>>);
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if cli.print_capabilities {
-        println!("{}", to_json(&capabilities()));
-        return Exit::Ok.into();
+        return exit::print(&to_json(&capabilities())).into();
     }
     if cli.print_descriptor {
-        println!("{}", descriptor());
-        return Exit::Ok.into();
+        return exit::print(&descriptor()).into();
     }
     if let Some(folder) = &cli.man_pages {
-        return match clap_mangen::generate_to(Cli::command(), folder) {
-            Ok(()) => Exit::Ok.into(),
-            Err(error) => {
-                eprintln!(
-                    "error: Cannot write the manual page into {}: {error}",
-                    folder.display()
-                );
-                Exit::Failed.into()
-            }
-        };
+        let written = clap_mangen::generate_to(Cli::command(), folder);
+        return exit::man_pages(folder, written).into();
     }
     match serve(cli) {
         Ok(()) => Exit::Ok.into(),
@@ -84,7 +74,13 @@ fn serve(cli: Cli) -> Result<(), Error> {
     if network.switch.is_empty() {
         return daemon_shell::run(&process, units);
     }
-    daemon_shell::run_with(&process, units, Arc::new(Switches(fabric)))
+    let mut uplinks = network
+        .switch
+        .iter()
+        .filter_map(|spec| spec.uplink.as_ref());
+    let reconnects = uplinks.any(net_link::LinkSpec::reconnects);
+    let switches = Switches { fabric, reconnects };
+    daemon_shell::run_with(&process, units, Arc::new(switches))
 }
 
 /// The devices of the command line or of the config file.

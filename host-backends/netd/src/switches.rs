@@ -13,7 +13,12 @@ use serde_json::Value;
 use serde_json::json;
 
 /// All switches.
-pub struct Switches(pub Fabric);
+pub struct Switches {
+    /// The switches.
+    pub fabric: Fabric,
+    /// An uplink makes connections when its other end comes back.
+    pub reconnects: bool,
+}
 
 impl Overseer for Switches {
     fn kind(&self) -> &'static str {
@@ -21,7 +26,7 @@ impl Overseer for Switches {
     }
 
     fn start(self: Arc<Self>) -> Result<(), Error> {
-        for switch in self.0.switches() {
+        for switch in self.fabric.switches() {
             switch.start().map_err(|error| Error::Socket {
                 device: format!("switch {}", switch.name()),
                 message: daemon_shell::exit::chain(&error),
@@ -31,7 +36,7 @@ impl Overseer for Switches {
     }
 
     fn status(&self) -> Value {
-        let switches = self.0.switches();
+        let switches = self.fabric.switches();
         let each = switches.iter().map(|switch| {
             json!({
                 "name": switch.name(),
@@ -43,7 +48,7 @@ impl Overseer for Switches {
 
     fn metrics(&self) -> Value {
         let (mut stations, mut out, mut inward) = (0, 0, 0);
-        for switch in self.0.switches() {
+        for switch in self.fabric.switches() {
             let (more_out, more_in) = switch.uplink_frames();
             stations += switch.stations();
             out += more_out;
@@ -64,6 +69,7 @@ impl Overseer for Switches {
         Needs {
             syscalls: net_link::SYSCALLS.to_vec(),
             ioctls: net_link::IOCTLS.to_vec(),
+            connects: self.reconnects,
             ..Needs::default()
         }
     }
@@ -73,7 +79,7 @@ impl Overseer for Switches {
     }
 
     fn stop(&self) {
-        for switch in self.0.switches() {
+        for switch in self.fabric.switches() {
             switch.stop();
         }
     }

@@ -124,7 +124,7 @@ fn main() -> Result<()> {
             cpu::pin(args.job.cpu)?;
             let job = args.job.job();
             let sample = native::run(&args.path, args.engine, args.direct, &job)?;
-            println!("{}", report::line(args.engine.name(), &job, &sample));
+            host_os::say!("{}", report::line(args.engine.name(), &job, &sample));
             Ok(())
         }
         Command::Client(args) => {
@@ -132,7 +132,7 @@ fn main() -> Result<()> {
             let job = args.job.job();
             let sample = client::run(&args.socket, &job)
                 .with_context(|| format!("client on {}", args.socket.display()))?;
-            println!("{}", report::line("vhost-user", &job, &sample));
+            host_os::say!("{}", report::line("vhost-user", &job, &sample));
             Ok(())
         }
     }

@@ -54,7 +54,7 @@ fn main() -> anyhow::Result<()> {
     };
     let rates = loopback::measure(device, &work)?;
     let us = |percentile: f64| rates.latency_ns.value_at_percentile(percentile) as f64 / 1000.0;
-    println!(
+    host_os::say!(
         "{{\"kind\":\"loopback\",\"rw\":\"{}\",\"bs\":{},\"qd\":{},\"iops\":{:.0},\"p50_us\":{:.3},\"p99_us\":{:.3},\"p999_us\":{:.3},\"errors\":{}}}",
         work.pattern,
         work.block_bytes,
@@ -75,7 +75,7 @@ fn net(arguments: &Arguments) -> anyhow::Result<()> {
         packed: arguments.packed,
     };
     let rates = loopback::measure_net(&work)?;
-    println!(
+    host_os::say!(
         "{{\"kind\":\"loopback\",\"net\":\"switch\",\"bs\":{},\"packed\":{},\"frames_per_second\":{:.0},\"sent\":{},\"received\":{},\"doorbells\":{}}}",
         work.frame_bytes,
         work.packed,

@@ -70,6 +70,10 @@ mod wire;
 mod workload;
 
 #[cfg(not(freestanding))]
+#[expect(
+    clippy::print_stderr,
+    reason = "it ends with this, and knows nothing of the host"
+)]
 fn main() {
     eprintln!(
         "probe-guest runs in a virtual machine; build it with: cargo build -p probe-guest --profile probe"

@@ -47,14 +47,14 @@ pub fn run(args: &Args) -> anyhow::Result<bool> {
         );
     }
     for (name, good) in &steps {
-        eprintln!("{:>14}: {}", name, if *good { "good" } else { "FAILED" });
+        host_os::tell!("{:>14}: {}", name, if *good { "good" } else { "FAILED" });
     }
     if args.json {
         let steps: serde_json::Map<_, _> = steps
             .iter()
             .map(|(name, good)| ((*name).to_string(), (*good).into()))
             .collect();
-        println!("{}", serde_json::Value::Object(steps));
+        host_os::say!("{}", serde_json::Value::Object(steps));
     }
     Ok(steps.iter().all(|(_, good)| *good))
 }

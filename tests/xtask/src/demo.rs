@@ -104,7 +104,7 @@ pub fn run(args: &Args) -> anyhow::Result<bool> {
     }
     guest.close()?;
     if args.json {
-        println!("{}", table::json(&facts, &rows));
+        host_os::say!("{}", table::json(&facts, &rows));
     } else {
         table::print(&facts, &rows);
     }

@@ -45,7 +45,7 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<bool> {
     let all = targets()?;
     if args.list {
-        println!("{}", all.join("\n"));
+        host_os::say!("{}", all.join("\n"));
         return Ok(true);
     }
     let chosen: Vec<String> = match &args.target {
@@ -86,7 +86,7 @@ pub fn short_run(no_install: bool) -> anyhow::Result<Totals> {
     for name in targets()? {
         let mut command = fuzzing(&name, SHORT)?;
         let good = shell::show(command.arg("-verbosity=0").arg("-print_final_stats=1"))?;
-        eprintln!("fuzz {name} ... {}", if good { "ok" } else { "FAILED" });
+        host_os::tell!("fuzz {name} ... {}", if good { "ok" } else { "FAILED" });
         if good {
             totals.passed += 1;
         } else {

@@ -40,6 +40,6 @@ pub fn run(args: &Args) -> anyhow::Result<bool> {
     }
     let task = Cli::command().name("cargo-xtask");
     clap_mangen::generate_to(task, &out).context("Write man pages")?;
-    println!("{}", out.display());
+    host_os::say!("{}", out.display());
     Ok(good)
 }

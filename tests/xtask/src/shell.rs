@@ -49,7 +49,7 @@ pub fn typed(command: &Command) -> String {
 
 /// Says what comes next.
 pub fn say(text: &str) {
-    eprintln!("==> {text}");
+    host_os::tell!("==> {text}");
 }
 
 /// Runs a command and gives each line of its output to `line`; errors go where ours go.

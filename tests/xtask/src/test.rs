@@ -107,9 +107,9 @@ fn cargo_test(args: &Args, name: &str, command: &mut Command) -> anyhow::Result<
     let success = shell::stream(command, |line| {
         totals.line(line);
         if args.json {
-            eprintln!("{line}");
+            host_os::tell!("{line}");
         } else {
-            println!("{line}");
+            host_os::say!("{line}");
         }
     })?;
     totals.end(success);
@@ -138,7 +138,7 @@ fn report(args: &Args, all: &[Totals]) -> bool {
         } else {
             ""
         };
-        eprintln!("skipped {}: {}{verdict}", skip.name, skip.reason);
+        host_os::tell!("skipped {}: {}{verdict}", skip.name, skip.reason);
     }
     for totals in all {
         let Totals {
@@ -149,7 +149,7 @@ fn report(args: &Args, all: &[Totals]) -> bool {
             ..
         } = totals;
         let skipped = totals.skipped.len();
-        eprintln!(
+        host_os::tell!(
             "{runner:>5}: {passed} passed, {failed} failed, {skipped} skipped in {seconds} s"
         );
     }
@@ -157,9 +157,9 @@ fn report(args: &Args, all: &[Totals]) -> bool {
     let unaccepted = args.ci && skipped.iter().any(|skip| !accepted(skip));
     let line = totals::last_line(all);
     if args.json {
-        println!("{}", serde_json::json!({ "runners": all, "summary": line }));
+        host_os::say!("{}", serde_json::json!({ "runners": all, "summary": line }));
     } else {
-        println!("{line}");
+        host_os::say!("{line}");
     }
     !failed && !unaccepted
 }

@@ -1,38 +1,48 @@
 //! Standard input as the guest's keyboard: raw mode on a terminal, with an escape.
 //!
-//! One rule: the terminal is put back as it was before the process ends, whatever ends it.
+//! One rule: the terminal is put back as it was before the process ends, whatever ends it; and it is touched only while
+//! this process is in its foreground, for otherwise it is somebody else's, a shell's most of all.
 
 use std::io::IsTerminal;
 use std::io::Read;
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use machine::Controls;
+use nix::sys::signal::SigSet;
+use nix::sys::signal::Signal;
 use nix::sys::termios;
 use nix::sys::termios::SetArg;
 use nix::sys::termios::Termios;
+use nix::unistd::getpgrp;
+use nix::unistd::tcgetpgrp;
 
 /// Ctrl-A.
 const ESCAPE: u8 = 1;
+/// How often a process in the background looks whether it has been brought to the foreground, of which there is no signal
+/// if it was not stopped.
+const LOOK: Duration = Duration::from_millis(250);
 
-/// The terminal's settings to go back to.
+/// The terminal's settings to go back to, while it is in raw mode.
 static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
 
-/// A terminal in raw mode; dropping it restores the terminal.
+/// Keeps a terminal from stopping this process when it is in the background: then reads and changes of the terminal fail,
+/// and output comes through, instead of a stop of the whole VM. Call before any thread starts.
+pub(crate) fn survive_background() -> nix::Result<()> {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGTTIN);
+    set.add(Signal::SIGTTOU);
+    set.thread_block()
+}
+
+/// A terminal that the guest has; dropping it restores the terminal.
 pub(crate) struct RawTerminal;
 
 impl RawTerminal {
-    /// Puts standard input into raw mode if it is a terminal.
+    /// Puts standard input into raw mode if it is a terminal and ours.
     pub(crate) fn enter() -> Self {
-        let stdin = std::io::stdin();
-        if stdin.is_terminal()
-            && let Ok(before) = termios::tcgetattr(&stdin)
-        {
-            let mut raw = before.clone();
-            termios::cfmakeraw(&mut raw);
-            *BEFORE.lock().unwrap_or_else(PoisonError::into_inner) = Some(before);
-            let _ = termios::tcsetattr(&stdin, SetArg::TCSANOW, &raw);
-        }
+        take();
         Self
     }
 }
@@ -43,10 +53,39 @@ impl Drop for RawTerminal {
     }
 }
 
-/// Takes the terminal out of raw mode, if it is in it. For ends of the process that drop nothing.
+/// Whether the terminal on standard input is this process's to read and to change. One that is not the process's
+/// controlling terminal knows no foreground.
+fn foreground() -> bool {
+    tcgetpgrp(std::io::stdin()).is_ok_and(|group| group == getpgrp())
+        || tcgetpgrp(std::io::stdin()) == Err(nix::errno::Errno::ENOTTY)
+}
+
+/// Puts the terminal into raw mode, again if a shell has changed it meanwhile; one in whose background we are stays as it
+/// is.
+pub(crate) fn take() {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() || !foreground() {
+        return;
+    }
+    let mut before = BEFORE.lock().unwrap_or_else(PoisonError::into_inner);
+    let Ok(now) = termios::tcgetattr(&stdin) else {
+        return;
+    };
+    let mut raw = now.clone();
+    termios::cfmakeraw(&mut raw);
+    before.get_or_insert(now);
+    let _ = termios::tcsetattr(&stdin, SetArg::TCSANOW, &raw);
+}
+
+/// Takes the terminal out of raw mode, if it is in it and still ours. For ends of the process that drop nothing, and for
+/// signal handlers: it allocates nothing, and waits for nobody.
 pub(crate) fn restore() {
-    let before = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(before) = before {
+    let Ok(mut before) = BEFORE.try_lock() else {
+        return;
+    };
+    if let Some(before) = before.take()
+        && foreground()
+    {
         let _ = termios::tcsetattr(std::io::stdin(), SetArg::TCSANOW, &before);
     }
 }
@@ -59,7 +98,19 @@ pub(crate) fn feed(controls: Controls) -> std::io::Result<()> {
     };
     let pump = move || {
         let mut buffer = [0; 256];
-        while let Ok(count @ 1..) = std::io::stdin().lock().read(&mut buffer) {
+        loop {
+            if keys.terminal && !foreground() {
+                std::thread::sleep(LOOK);
+                // Only when it has become ours.
+                take();
+                continue;
+            }
+            let count = match std::io::stdin().lock().read(&mut buffer) {
+                Ok(count @ 1..) => count,
+                // Sent to the background while it read.
+                Err(_) if keys.terminal && !foreground() => continue,
+                _ => return,
+            };
             let typed = buffer.get(..count).unwrap_or_default();
             let (passed, end) = keys.filter(typed);
             controls.serial_input(&passed);

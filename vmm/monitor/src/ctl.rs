@@ -2,7 +2,7 @@
 //!
 //! One rule: the answer goes to standard output as it can be read by a program; why there is none to standard error.
 
-use std::io::Write;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -31,28 +31,28 @@ pub(crate) struct CtlOptions {
 pub(crate) fn run(options: &CtlOptions) -> u8 {
     let socket = resolve(&options.target, &home::runtime_folder());
     match control_lines::ask(&socket, &options.words.join(" "), PATIENCE) {
-        Ok(Reply::Value(value)) => {
-            say(&format!("{value:#}\n"));
-            exit::SUCCESS
-        }
-        Ok(Reply::Text(text)) => {
-            say(&text);
-            exit::SUCCESS
-        }
+        Ok(Reply::Value(value)) => say(&format!("{value:#}\n"), exit::SUCCESS),
+        Ok(Reply::Text(text)) => say(&text, exit::SUCCESS),
         Ok(Reply::Error(error)) => {
-            eprintln!("paravane: {error}");
+            host_os::tell!("paravane: {error}");
             REFUSED
         }
         Err(error) => {
-            eprintln!("paravane: {}", describe(&error));
+            host_os::tell!("paravane: {}", describe(&error));
             exit::UNAVAILABLE
         }
     }
 }
 
-/// Writes to standard output; a reader that has read enough is no error.
-pub(crate) fn say(text: &str) {
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+/// Writes to standard output; returns `code`, or that of a failure. A reader that has read enough is none.
+pub(crate) fn say(text: &str, code: u8) -> u8 {
+    match host_os::output::print(text) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            host_os::tell!("paravane: Cannot write to standard output: {error}");
+            exit::OUTPUT
+        }
+        _ => code,
+    }
 }
 
 /// The error with its cause.

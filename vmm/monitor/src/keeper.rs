@@ -53,13 +53,18 @@ const DAEMON_USAGE: i32 = 2;
 
 /// Keeps the daemons until standard input ends.
 pub(crate) fn run() -> u8 {
+    host_os::output::start();
+    // Without one of its threads a daemon would be without its keeper.
+    host_os::panics::watch(|_| std::process::exit(i32::from(exit::FAILED)));
+    // In the background of the terminal that the VMM's messages go to, if that stops those who write from there.
+    let _ = crate::console::survive_background();
     let mut line = String::new();
     let stdin = std::io::stdin();
     let read = stdin.lock().take(PLAN_MOST).read_line(&mut line);
     let plan: Plan = match read.map(|_| serde_json::from_str(&line)) {
         Ok(Ok(plan)) => plan,
         _ => {
-            eprintln!("paravane: this command is for `paravane run` alone");
+            host_os::tell!("paravane: this command is for `paravane run` alone");
             return exit::USAGE;
         }
     };
@@ -302,7 +307,7 @@ fn finish(kept: &[Arc<Kept>], done: &mpsc::Receiver<()>) {
     for daemon in kept {
         let life = daemon.life();
         if let Some(pid) = life.pid {
-            eprintln!("paravane: {} does not end and is killed", daemon.plan.name);
+            host_os::tell!("paravane: {} does not end and is killed", daemon.plan.name);
             let _ = kill(pid, Signal::SIGKILL);
         }
     }

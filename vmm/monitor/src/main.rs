@@ -78,7 +78,7 @@ fn main() {
         Command::Man { folder } => match clap_mangen::generate_to(Cli::command(), folder) {
             Ok(()) => exit::SUCCESS,
             Err(error) => {
-                eprintln!("paravane: {error}");
+                host_os::tell!("paravane: {error}");
                 exit::NO_INPUT
             }
         },

@@ -100,6 +100,8 @@ impl Error {
 /// Runs the VM; returns the process's exit code.
 pub(crate) fn run(options: RunOptions) -> u8 {
     let status = Status { json: options.json };
+    host_os::output::start();
+    host_os::panics::watch(after_panic);
     start_log();
     let started = Instant::now();
     match run_to_end(options, status) {
@@ -118,6 +120,15 @@ pub(crate) fn run(options: RunOptions) -> u8 {
             status.report(&Event::Error { message, exit_code });
             exit_code
         }
+    }
+}
+
+/// Every thread of a VM is needed but those that answer the control socket's clients. Without one of them the guest would
+/// go on with a dead disk, or deaf to SIGTERM; so the process ends, which whoever started it sees.
+pub(crate) fn after_panic(thread: &str) {
+    if thread != control_lines::THREAD {
+        console::restore();
+        std::process::exit(i32::from(exit::FAILED));
     }
 }
 
@@ -141,7 +152,7 @@ fn start_log() {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| host_os::output::StandardError)
         .with_ansi(std::io::stderr().is_terminal())
         .try_init();
 }
@@ -150,6 +161,8 @@ fn run_to_end(options: RunOptions, status: Status) -> Result<(&'static str, u8),
     let config = vm_config::resolve(options).map_err(Error::Usage)?;
     loader::check(&config)?;
     let process = |what| move |source| Error::Process { what, source };
+    console::survive_background().map_err(|error| process("signals")(error.into()))?;
+    host_os::fatal::watch(console::restore);
     // Dropped after the machine, whose devices let their backends finish what is in flight.
     let mut surroundings = Surroundings::make(&config, status)?;
     let signals = signals::block().map_err(|error| process("signals")(error.into()))?;
@@ -177,7 +190,9 @@ fn run_to_end(options: RunOptions, status: Status) -> Result<(&'static str, u8),
     machine.reset()?;
     let entry = loader::load(&config, machine.ram())?;
     let controls = machine.controls();
-    signals::watch(signals, controls.clone(), config.shutdown_timeout, status)
+    let terminal = config.serial == Serial::Stdio;
+    let patience = config.shutdown_timeout;
+    signals::watch(signals, controls.clone(), patience, status, terminal)
         .map_err(process("the signal thread"))?;
     let resets = Arc::new(AtomicU64::new(0));
     let control = VmControl {
@@ -192,8 +207,8 @@ fn run_to_end(options: RunOptions, status: Status) -> Result<(&'static str, u8),
         report: status,
     };
     surroundings.serve(control)?;
-    let _terminal = (config.serial == Serial::Stdio).then(RawTerminal::enter);
-    if config.serial == Serial::Stdio {
+    let _terminal = terminal.then(RawTerminal::enter);
+    if terminal {
         console::feed(controls).map_err(process("the console thread"))?;
     }
     report_start(&config, status);

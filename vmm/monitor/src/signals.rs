@@ -1,6 +1,8 @@
 //! SIGTERM, SIGINT and SIGHUP: the power button first, the end when it does not help, and the end of the process when
 //! even that does not (a backend or a reader of the serial output that holds a vCPU's thread up).
 //!
+//! SIGTSTP and SIGCONT: the terminal is the shell's while the VM is stopped, and the guest's again when it goes on.
+//!
 //! One rule: the signals are blocked in every thread and waited for in one, so no handler runs anywhere.
 
 use std::time::Duration;
@@ -8,6 +10,7 @@ use std::time::Duration;
 use machine::Controls;
 use nix::sys::signal::SigSet;
 use nix::sys::signal::Signal;
+use nix::sys::signal::raise;
 
 use crate::console;
 use crate::exit;
@@ -17,12 +20,17 @@ use crate::status::Status;
 /// How long the vCPUs may take to stop.
 const STOP_MOST: Duration = Duration::from_secs(5);
 
+/// What asks for the end.
+const ENDS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+
 /// Blocks the signals; call before any thread starts.
 pub(crate) fn block() -> nix::Result<SigSet> {
     let mut set = SigSet::empty();
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+    for signal in ENDS {
         set.add(signal);
     }
+    set.add(Signal::SIGTSTP);
+    set.add(Signal::SIGCONT);
     set.thread_block()?;
     Ok(set)
 }
@@ -33,9 +41,10 @@ pub(crate) fn watch(
     controls: Controls,
     patience: Duration,
     status: Status,
+    terminal: bool,
 ) -> std::io::Result<()> {
     let wait = move || {
-        if set.wait().is_err() {
+        if wait_for_end(&set, terminal).is_err() {
             return;
         }
         let heard = controls.press_power_button();
@@ -43,7 +52,7 @@ pub(crate) fn watch(
         if heard {
             end_later(controls.clone(), patience, status);
             // A second signal ends the wait.
-            let _ = set.wait();
+            let _ = wait_for_end(&set, terminal);
         }
         stop(&controls, status);
     };
@@ -51,6 +60,22 @@ pub(crate) fn watch(
         .name("signals".into())
         .spawn(wait)?;
     Ok(())
+}
+
+/// Waits for a signal that asks for the end, and hands the terminal over and takes it back meanwhile.
+fn wait_for_end(set: &SigSet, terminal: bool) -> nix::Result<()> {
+    loop {
+        match set.wait()? {
+            Signal::SIGTSTP => {
+                console::restore();
+                // Stops the process, as SIGTSTP would have; on goes it by SIGCONT.
+                raise(Signal::SIGSTOP)?;
+            }
+            Signal::SIGCONT if terminal => console::take(),
+            Signal::SIGCONT => {}
+            _ => return Ok(()),
+        }
+    }
 }
 
 /// Stops the VM, which ends the process; if it does not, ends the process under the threads that do not end.

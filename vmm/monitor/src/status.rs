@@ -47,7 +47,7 @@ impl Status {
     pub(crate) fn report(self, event: &Event<'_>) {
         if self.json {
             if let Ok(line) = serde_json::to_string(event) {
-                eprintln!("{line}");
+                host_os::tell!("{line}");
             }
             return;
         }
@@ -63,28 +63,30 @@ impl Status {
             } => {
                 let mib = memory >> 20;
                 let balloon = if *balloon { ", balloon" } else { "" };
-                eprintln!(
+                host_os::tell!(
                     "paravane: {name} started: {cpus} vCPU, {mib} MiB, {disks} disk(s), {nets} \
                      network(s){balloon}\r"
                 );
             }
-            Event::DaemonLog { daemon, line } => eprintln!("{daemon}: {line}\r"),
+            Event::DaemonLog { daemon, line } => host_os::tell!("{daemon}: {line}\r"),
             Event::DaemonEnded { daemon, how } => {
-                eprintln!("paravane: {daemon} ended ({how}); it is started again\r");
+                host_os::tell!("paravane: {daemon} ended ({how}); it is started again\r");
             }
-            Event::Reset { cause } => eprintln!("paravane: reset by {cause}\r"),
-            Event::PowerButton { heard: true } => eprintln!("paravane: power button pressed\r"),
+            Event::Reset { cause } => host_os::tell!("paravane: reset by {cause}\r"),
+            Event::PowerButton { heard: true } => {
+                host_os::tell!("paravane: power button pressed\r")
+            }
             Event::PowerButton { heard: false } => {
-                eprintln!("paravane: the guest does not listen to the power button\r");
+                host_os::tell!("paravane: the guest does not listen to the power button\r");
             }
             Event::Stopped {
                 reason, seconds, ..
             } => {
-                eprintln!("paravane: {reason} after {seconds:.1} s\r");
+                host_os::tell!("paravane: {reason} after {seconds:.1} s\r");
             }
             Event::Error { message, .. } => {
                 for line in message.lines() {
-                    eprintln!("paravane: {line}\r");
+                    host_os::tell!("paravane: {line}\r");
                 }
             }
         }

@@ -57,25 +57,24 @@ pub(crate) fn run(options: &StatusOptions) -> u8 {
             // One that has just ended is none of those that run.
             Err(_) if options.target.is_empty() => {}
             Err(error) => {
-                eprintln!("paravane: {name}: {error}");
+                host_os::tell!("paravane: {name}: {error}");
                 missing = true;
             }
         }
     }
-    if options.json {
-        ctl::say(&format!("{:#}\n", json!({ "vms": found })));
+    let text = if options.json {
+        format!("{:#}\n", json!({ "vms": found }))
     } else if found.is_empty() && !missing {
-        ctl::say("No VM runs.\n");
+        "No VM runs.\n".to_owned()
     } else {
-        for one in &found {
-            ctl::say(&describe(one));
-        }
-    }
-    if missing {
+        found.iter().map(describe).collect()
+    };
+    let code = if missing {
         exit::UNAVAILABLE
     } else {
         exit::SUCCESS
-    }
+    };
+    ctl::say(&text, code)
 }
 
 fn ask(socket: &Path, line: &str) -> Result<Reply, String> {
@@ -121,7 +120,7 @@ fn prometheus(sockets: &[(String, PathBuf)]) -> u8 {
         match ask(socket, "prometheus") {
             Ok(Reply::Text(own)) => text.absorb(&own, &[]),
             other => {
-                eprintln!("paravane: {name}: {other:?}");
+                host_os::tell!("paravane: {name}: {other:?}");
                 code = exit::UNAVAILABLE;
                 continue;
             }
@@ -138,8 +137,7 @@ fn prometheus(sockets: &[(String, PathBuf)]) -> u8 {
             }
         }
     }
-    ctl::say(&text.text());
-    code
+    ctl::say(&text.text(), code)
 }
 
 /// One VM, or one daemon, for a person.

@@ -51,7 +51,7 @@ impl Answers for Fake {
                 Answer::Text("# TYPE paravane_x_total counter\nparavane_x_total 7\n".to_owned())
             }
             ["say", text] => {
-                eprintln!("{text}");
+                host_os::tell!("{text}");
                 Answer::Value(json!("said"))
             }
             _ => Answer::Error("What?".to_owned()),

@@ -14,13 +14,14 @@ use landlock::RulesetAttr;
 use landlock::RulesetCreatedAttr;
 use landlock::RulesetError;
 use landlock::RulesetStatus;
+use landlock::Scope;
 use landlock::path_beneath_rules;
 
 use crate::Error;
 use crate::sandbox::Needs;
 
 /// Newest set of rights that is asked for.
-const RIGHTS: ABI = ABI::V5;
+const RIGHTS: ABI = ABI::V6;
 
 pub(super) fn confine(needs: &Needs) -> Result<(), Error> {
     let status = restrict(needs).map_err(|source| Error::Sandbox {
@@ -45,6 +46,7 @@ fn restrict(needs: &Needs) -> Result<RulesetStatus, RulesetError> {
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(RIGHTS))?
         .handle_access(AccessNet::from_all(RIGHTS))?
+        .scope(Scope::from_all(RIGHTS))?
         .create()?
         .add_rules(path_beneath_rules(&needs.socket_directories, remove))?
         .add_rules(path_beneath_rules(folders, AccessFs::from_read(RIGHTS)))?

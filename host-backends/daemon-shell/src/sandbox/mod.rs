@@ -34,6 +34,8 @@ pub struct Needs {
     pub readable: Vec<PathBuf>,
     /// Directories in which it makes, writes and removes regular files.
     pub writable: Vec<PathBuf>,
+    /// It connects to Unix sockets, as a client that comes back does.
+    pub connects: bool,
     /// System calls with any arguments, such as `libc::SYS_sendmmsg`.
     pub syscalls: Vec<i64>,
     /// Codes of ioctl(2), such as TUNSETOFFLOAD.
@@ -46,6 +48,7 @@ impl Needs {
         self.socket_directories.extend(other.socket_directories);
         self.readable.extend(other.readable);
         self.writable.extend(other.writable);
+        self.connects |= other.connects;
         self.syscalls.extend(other.syscalls);
         self.ioctls.extend(other.ioctls);
     }

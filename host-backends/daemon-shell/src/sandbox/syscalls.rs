@@ -1,18 +1,10 @@
 //! seccomp: the system calls that a serving daemon may make.
 //!
 //! Rule: what is not listed fails with ENOSYS, as on a kernel without it, so that libraries fall back instead of dying;
-//! no exec, no ptrace, no new file by open unless the daemon names some, no socket but a Unix one.
+//! no exec, no ptrace, no new file by open unless the daemon names some, no socket unless it connects to a Unix one.
 
-use std::collections::BTreeMap;
-
-use seccompiler::BpfProgram;
+use host_os::filter::Filter;
 use seccompiler::SeccompAction;
-use seccompiler::SeccompCmpArgLen;
-use seccompiler::SeccompCmpOp;
-use seccompiler::SeccompCondition;
-use seccompiler::SeccompFilter;
-use seccompiler::SeccompRule;
-use seccompiler::TargetArch;
 
 use crate::Error;
 use crate::sandbox::Needs;
@@ -40,7 +32,6 @@ const ALLOWED: &[i64] = &[
     libc::SYS_fstatfs,
     libc::SYS_newfstatat,
     libc::SYS_statx,
-    libc::SYS_fcntl,
     libc::SYS_close,
     libc::SYS_close_range,
     libc::SYS_dup,
@@ -80,7 +71,6 @@ const ALLOWED: &[i64] = &[
     // The peer.
     libc::SYS_accept,
     libc::SYS_accept4,
-    libc::SYS_connect,
     libc::SYS_sendmsg,
     libc::SYS_recvmsg,
     libc::SYS_sendto,
@@ -91,7 +81,6 @@ const ALLOWED: &[i64] = &[
     libc::SYS_getsockname,
     libc::SYS_getpeername,
     // Threads.
-    libc::SYS_clone3,
     libc::SYS_set_robust_list,
     libc::SYS_rseq,
     libc::SYS_sched_yield,
@@ -99,7 +88,6 @@ const ALLOWED: &[i64] = &[
     libc::SYS_sched_setaffinity,
     libc::SYS_gettid,
     libc::SYS_getpid,
-    libc::SYS_tgkill,
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_rt_sigaction,
@@ -125,65 +113,33 @@ const ALLOWED_HERE: &[i64] = &[];
 /// BLKDISCARD, BLKSSZGET, FIONBIO, TCGETS (is standard error a terminal?).
 const IOCTLS: &[u64] = &[0x1277, 0x1268, 0x5421, 0x5401];
 
-/// Flags with which clone() makes a thread of this process.
-const THREAD: u64 = (libc::CLONE_VM | libc::CLONE_THREAD) as u64;
-
 pub(super) fn confine(needs: &Needs) -> Result<(), Error> {
-    let fail = |source: Box<dyn std::error::Error + Send + Sync>| Error::Sandbox {
+    let entered = filter(needs).and_then(|filter| {
+        let absent = u32::try_from(libc::ENOSYS).unwrap_or(38);
+        filter.enter(SeccompAction::Errno(absent))
+    });
+    entered.map_err(|source| Error::Sandbox {
         what: "seccomp",
-        source,
-    };
-    let program = program(needs).map_err(|source| fail(Box::new(source)))?;
-    seccompiler::apply_filter(&program).map_err(|source| fail(Box::new(source)))
+        source: Box::new(source),
+    })
 }
 
-fn program(needs: &Needs) -> Result<BpfProgram, seccompiler::BackendError> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = ALLOWED
-        .iter()
-        .chain(ALLOWED_HERE)
-        .chain(&needs.syscalls)
-        .map(|call| (*call, Vec::new()))
-        .collect();
-    if !(needs.readable.is_empty() && needs.writable.is_empty()) {
-        // Landlock, where there is one, says which files.
-        rules.insert(libc::SYS_openat, Vec::new());
+fn filter(needs: &Needs) -> Result<Filter, host_os::filter::Error> {
+    let any = ALLOWED.iter().chain(ALLOWED_HERE).chain(&needs.syscalls);
+    let mut filter = Filter::new(any.copied())?;
+    // Landlock, where there is one, says which files.
+    if !needs.writable.is_empty() {
+        filter.any(libc::SYS_openat);
+    } else if !needs.readable.is_empty() {
+        filter.open_for_reading()?;
     }
-    let only = |argument: u8, op: SeccompCmpOp, value: u64| {
-        let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, op, value)?;
-        SeccompRule::new(vec![condition])
-    };
-    let unix = u64::try_from(libc::AF_UNIX).unwrap_or(1);
-    rules.insert(libc::SYS_socket, vec![only(0, SeccompCmpOp::Eq, unix)?]);
-    rules.insert(libc::SYS_socketpair, vec![only(0, SeccompCmpOp::Eq, unix)?]);
-    let ioctls: Result<Vec<_>, _> = IOCTLS
-        .iter()
-        .chain(&needs.ioctls)
-        .map(|code| only(1, SeccompCmpOp::Eq, *code))
-        .collect();
-    rules.insert(libc::SYS_ioctl, ioctls?);
-    rules.insert(
-        libc::SYS_clone,
-        vec![only(0, SeccompCmpOp::MaskedEq(THREAD), THREAD)?],
-    );
-    let name = u64::try_from(libc::PR_SET_NAME).unwrap_or(15);
-    let anonymous = 0x5356_4d41; // PR_SET_VMA
-    rules.insert(
-        libc::SYS_prctl,
-        vec![
-            only(0, SeccompCmpOp::Eq, name)?,
-            only(0, SeccompCmpOp::Eq, anonymous)?,
-        ],
-    );
-    // Limits may be asked for, not changed.
-    let ask = SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)?;
-    rules.insert(libc::SYS_prlimit64, vec![SeccompRule::new(vec![ask])?]);
-    let arch = TargetArch::try_from(std::env::consts::ARCH)?;
-    let absent = u32::try_from(libc::ENOSYS).unwrap_or(38);
-    SeccompFilter::new(
-        rules,
-        SeccompAction::Errno(absent),
-        SeccompAction::Allow,
-        arch,
-    )?
-    .try_into()
+    if needs.connects {
+        filter.connect()?;
+    }
+    filter.only(
+        libc::SYS_ioctl,
+        1,
+        IOCTLS.iter().chain(&needs.ioctls).copied(),
+    )?;
+    Ok(filter)
 }

@@ -93,13 +93,19 @@ impl Cell {
 
 /// Runs all cells and prints each as it comes; ratios at the end.
 pub fn run(args: &BalloonArgs) -> Result<()> {
-    println!(
+    host_os::say!(
         "{:<10} {:<10} {:<22} {:>6} {:>12} {:>12} {:>8}",
-        "what", "order", "server", "GiB", "cpu s/GiB", "wall s/GiB", "MiB"
+        "what",
+        "order",
+        "server",
+        "GiB",
+        "cpu s/GiB",
+        "wall s/GiB",
+        "MiB"
     );
     let mut cells = Vec::new();
     let mut take = |cell: Cell| {
-        println!("{}", cell.line());
+        host_os::say!("{}", cell.line());
         cells.push(cell);
     };
     let folder = tempfile::tempdir()?;
@@ -151,7 +157,7 @@ fn ratios(cells: &[Cell]) {
             } else {
                 ""
             };
-            println!(
+            host_os::say!(
                 "{} {}: {} spends {more}{:.1} times our CPU time",
                 theirs.what,
                 theirs.order,

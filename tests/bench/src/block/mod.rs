@@ -118,7 +118,7 @@ pub fn run(args: &BlockArgs) -> Result<()> {
     }
     let report = result?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        host_os::say!("{}", serde_json::to_string_pretty(&report)?);
     }
     Ok(())
 }
@@ -174,7 +174,7 @@ fn measure(args: &BlockArgs, dir: &Path) -> Result<Report> {
     for contender in contenders.iter().filter(|contender| contender.is_server()) {
         let percent = idle(&contender.start(&setting)?, args)?;
         if table.is_some() {
-            println!(
+            host_os::say!(
                 "idle, connected, after load: {} burns {percent:.2} % of a CPU",
                 contender.name()
             );

@@ -42,9 +42,13 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn new() -> Self {
-        println!(
+        host_os::say!(
             "{:<30} {:>9} {:>9} {:>9} {:>9}   against the others of the same round: median [least-greatest]",
-            "job (poll unless said)", "rate/s", "p50 us", "p99 us", "CPU s/M"
+            "job (poll unless said)",
+            "rate/s",
+            "p50 us",
+            "p99 us",
+            "CPU s/M"
         );
         Self {
             against: vec![],
@@ -92,7 +96,7 @@ impl Table {
             text += "  VOID: operations failed";
             self.void += 1;
         }
-        println!("{text}");
+        host_os::say!("{text}");
     }
 
     /// For each rival: how often we were ahead, and the worst cells.
@@ -109,7 +113,7 @@ impl Table {
             cells.sort_by(|a, b| a.ratio.total_cmp(&b.ratio));
             let spread = Spread::of(cells.iter().map(|cell| cell.ratio));
             let near = cells.iter().filter(|cell| cell.ratio >= 0.95).count();
-            println!(
+            host_os::say!(
                 "against {name}: {near} of {} cells at 0.95 or more; least {:.2}, median {:.2}, greatest {:.2}",
                 cells.len(),
                 spread.least,
@@ -117,11 +121,11 @@ impl Table {
                 spread.greatest
             );
             for cell in cells.iter().filter(|cell| cell.ratio < 0.95).take(10) {
-                println!("    {:.2} {}", cell.ratio, cell.job);
+                host_os::say!("    {:.2} {}", cell.ratio, cell.job);
             }
         }
         if self.void > 0 {
-            println!("{} cells are void: operations failed", self.void);
+            host_os::say!("{} cells are void: operations failed", self.void);
         }
     }
 }

@@ -150,7 +150,7 @@ fn tcp(port: &mut dyn Port, mac: [u8; 6], out: bool, time: Duration) -> Result<f
         connection.receive_for(time, &mut host)?
     };
     if transfer.repeats != 0 {
-        println!(
+        host_os::say!(
             "({} segments were repeated or came out of order)",
             transfer.repeats
         );

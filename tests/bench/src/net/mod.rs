@@ -117,13 +117,19 @@ fn short(value: f64) -> String {
 /// Runs the parts asked for and prints each cell as it comes.
 pub fn run(args: &NetArgs) -> Result<()> {
     let time = Duration::from_secs_f64(args.seconds);
-    println!(
+    host_os::say!(
         "{:<24} {:<6} {:>10} {:>10} {:>6}   {:>7} {:>7}",
-        "cell", "ring", "paravane", "peer", "ratio", "cpu/M", "peer's"
+        "cell",
+        "ring",
+        "paravane",
+        "peer",
+        "ratio",
+        "cpu/M",
+        "peer's"
     );
     let mut cells = Vec::new();
     let mut take = |cell: Cell| {
-        println!("{}", cell.line());
+        host_os::say!("{}", cell.line());
         cells.push(cell);
     };
     if args.only != Some(Part::Tap) {

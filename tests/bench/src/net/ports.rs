@@ -72,7 +72,7 @@ pub fn run(
     take: &mut dyn FnMut(Cell),
 ) -> Result<()> {
     if !Testpmd::exists() {
-        println!(
+        host_os::say!(
             "left out: the cells between ports: dpdk-testpmd is missing (Debian package dpdk-dev)"
         );
         return Ok(());

@@ -25,7 +25,7 @@ pub fn run(
     take: &mut dyn FnMut(Cell),
 ) -> Result<()> {
     if let Err(error) = stage::enter() {
-        println!("left out: the cells on a TAP: {error:#}");
+        host_os::say!("left out: the cells on a TAP: {error:#}");
         return Ok(());
     }
     let (client, server) = cpu::pair();

@@ -29,6 +29,7 @@ const EDGES: &[(&str, u8, &[&str])] = &[
     ("net-driver",          3, &["virtio-spec", "virtqueue", "driver-platform", "virtio-pci"]),
     ("balloon-driver",      3, &["virtio-spec", "virtqueue", "driver-platform", "virtio-pci"]),
     ("driver-fakes",        4, GUEST),
+    ("host-os",             0, &[]),
     ("vhost-user-protocol", 0, &[]),
     ("guest-memory",        2, &["virtqueue"]),
     ("device-model",        3, &["virtio-spec", "virtqueue", "guest-memory"]),
@@ -38,7 +39,7 @@ const EDGES: &[(&str, u8, &[&str])] = &[
     ("net-backend",         4, &["virtio-spec", "virtqueue", "guest-memory", "device-model", "net-link"]),
     ("balloon-backend",     4, &["virtio-spec", "virtqueue", "guest-memory", "device-model"]),
     ("control-lines",       0, &[]),
-    ("daemon-shell",        5, &["control-lines", "guest-memory", "device-model", "vhost-user-server"]),
+    ("daemon-shell",        5, &["host-os", "control-lines", "guest-memory", "device-model", "vhost-user-server"]),
     ("blockd",              6, &["guest-memory", "device-model", "vhost-user-server", "block-backend", "daemon-shell"]),
     ("netd",                6, &["guest-memory", "device-model", "vhost-user-server", "net-link", "net-backend", "daemon-shell"]),
     ("balloond",            6, &["guest-memory", "device-model", "vhost-user-server", "balloon-backend", "daemon-shell"]),
@@ -46,14 +47,14 @@ const EDGES: &[(&str, u8, &[&str])] = &[
     ("boot",                1, &[]),
     ("machine",             2, &["kvm", "boot"]),
     ("vhost-user-frontend", 3, &["virtio-spec", "virtqueue", "vhost-user-protocol", "kvm", "machine"]),
-    ("monitor",             4, &["virtio-spec", "kvm", "boot", "machine", "vhost-user-frontend", "control-lines"]),
+    ("monitor",             4, &["host-os", "virtio-spec", "kvm", "boot", "machine", "vhost-user-frontend", "control-lines"]),
     ("tidy",                9, &[]),
-    ("loopback",            9, &["virtio-spec", "virtqueue", "driver-platform", "virtio-pci", "block-driver", "net-driver", "balloon-driver", "driver-fakes", "guest-memory", "device-model", "block-backend", "net-link", "net-backend", "balloon-backend"]),
+    ("loopback",            9, &["host-os", "virtio-spec", "virtqueue", "driver-platform", "virtio-pci", "block-driver", "net-driver", "balloon-driver", "driver-fakes", "guest-memory", "device-model", "block-backend", "net-link", "net-backend", "balloon-backend"]),
     ("protocol",            9, &["virtio-spec", "virtqueue", "vhost-user-protocol", "guest-memory", "device-model", "vhost-user-server", "block-backend", "net-link", "net-backend", "balloon-backend", "vhost-user-frontend"]),
     ("probe-guest",         9, GUEST),
-    ("vm",                  8, &["machine"]),
-    ("bench",               9, &["virtio-spec", "virtqueue", "vhost-user-frontend"]),
-    ("xtask",               9, &["vm"]),
+    ("vm",                  8, &["host-os", "machine"]),
+    ("bench",               9, &["host-os", "virtio-spec", "virtqueue", "vhost-user-frontend"]),
+    ("xtask",               9, &["host-os", "vm"]),
 ];
 
 /// A library whose functions are the daemons' `main`, written once: it ends in exit codes and error
@@ -126,9 +127,8 @@ fn groups_keep_to_themselves() {
                     ["virtio-spec", "virtqueue"].contains(&dependency.name.as_str())
                 }
                 ("host-backends", other) => other == "host-backends",
-                ("vmm", "host-backends") => {
-                    ["vhost-user-protocol", "control-lines"].contains(&dependency.name.as_str())
-                }
+                ("vmm", "host-backends") => ["vhost-user-protocol", "control-lines", "host-os"]
+                    .contains(&dependency.name.as_str()),
                 ("vmm", "guest-drivers") => {
                     ["virtio-spec", "virtqueue"].contains(&dependency.name.as_str())
                 }

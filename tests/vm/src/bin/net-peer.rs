@@ -47,7 +47,7 @@ fn serve(address: &str) -> anyhow::Result<()> {
             let _lost = datagrams.send_to(&space[..len], from);
         }
     });
-    println!("{}", json!({ "kind": "ready" }));
+    host_os::say!("{}", json!({ "kind": "ready" }));
     let quit = Arc::new(AtomicBool::new(false));
     let mut under_way = Vec::new();
     for connection in listener.incoming() {
@@ -66,7 +66,7 @@ fn serve(address: &str) -> anyhow::Result<()> {
                     json!({ "kind": "served", "good": false, "error": format!("{error:#}") })
                 }
             };
-            println!("{line}");
+            host_os::say!("{line}");
             if matches!(outcome, Ok((_, true))) {
                 quit.store(true, Ordering::Relaxed);
                 // Wakes the listener.
@@ -89,7 +89,7 @@ fn client(peer: &str, mode: Mode, time: Duration) -> anyhow::Result<()> {
     let line = json!({
         "kind": "tcp", "sent": moved.sent, "received": moved.received, "mbit_s": moved.mbit_s(),
     });
-    println!("{line}");
+    host_os::say!("{line}");
     Ok(())
 }
 
@@ -117,6 +117,6 @@ fn echo(peer: &str, size: usize, count: usize) -> anyhow::Result<()> {
     let line = json!({
         "kind": "udp", "size": size, "count": times.len(), "lost": lost, "p50_us": at(0.5), "p99_us": at(0.99),
     });
-    println!("{line}");
+    host_os::say!("{line}");
     Ok(())
 }

@@ -2,6 +2,7 @@
 //!
 //! One rule: every VM has a runtime folder of its own, and whatever is killed, nothing of it is left at the end.
 
+use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 use std::process::Output;
@@ -20,34 +21,57 @@ use vm::process::Process;
 
 use crate::monitor::elf;
 
-const LIMIT: Duration = Duration::from_secs(30);
+pub const LIMIT: Duration = Duration::from_secs(30);
 /// sti; hlt; jmp back
 const IDLE: [u8; 4] = [0xfb, 0xf4, 0xeb, 0xfc];
 
 /// A VM that was started from a file.
-struct Vm {
-    folder: TempDir,
-    process: Process,
+pub struct Vm {
+    pub folder: TempDir,
+    pub process: Process,
+    /// What the VM was given to hold on to.
+    _held: Option<File>,
 }
 
 impl Vm {
-    fn start(description: &str) -> anyhow::Result<Self> {
+    pub fn start(description: &str) -> anyhow::Result<Self> {
+        Self::start_with(description, |_| Ok(None))
+    }
+
+    /// `prepare` changes where the output goes, and may hold something for as long as the VM lives.
+    pub fn start_with(
+        description: &str,
+        prepare: impl FnOnce(&mut Command) -> anyhow::Result<Option<File>>,
+    ) -> anyhow::Result<Self> {
+        let vm = Self::start_by(&format!("serial = 'off'\n{description}"), prepare)?;
+        vm.wait("the start", |status| status["pid"] == vm.process.id())?;
+        Ok(vm)
+    }
+
+    /// As [`Vm::start_with`], but what is started may be something that starts the VM.
+    pub fn start_by(
+        description: &str,
+        prepare: impl FnOnce(&mut Command) -> anyhow::Result<Option<File>>,
+    ) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         std::fs::write(folder.path().join("kernel"), elf(&IDLE))?;
         std::fs::write(folder.path().join("image"), vec![0; 1 << 20])?;
         let file = folder.path().join("vm.toml");
-        let head = "name = 'web'\nkernel = 'kernel'\nmemory = '16M'\nserial = 'off'\n";
+        let head = "name = 'web'\nkernel = 'kernel'\nmemory = '16M'\n";
         std::fs::write(&file, format!("{head}{description}"))?;
         let mut command = paravane(folder.path())?;
         command.arg("run").arg("--json").arg(file);
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(std::fs::File::create(folder.path().join("log"))?);
+            .stderr(File::create(folder.path().join("log"))?);
+        let held = prepare(&mut command)?;
         let process = Process::start("paravane", command)?;
-        let vm = Self { folder, process };
-        vm.wait("the start", |status| status["pid"] == vm.process.id())?;
-        Ok(vm)
+        Ok(Self {
+            folder,
+            process,
+            _held: held,
+        })
     }
 
     fn log(&self) -> String {
@@ -59,14 +83,18 @@ impl Vm {
         Ok(command.args(words).output()?)
     }
 
-    fn status(&self) -> anyhow::Result<Value> {
+    pub fn status(&self) -> anyhow::Result<Value> {
         let output = self.say(&["status", "--json"])?;
         let all: Value = serde_json::from_slice(&output.stdout)?;
         // Null while the VM is not up yet.
         Ok(all["vms"][0].clone())
     }
 
-    fn wait(&self, what: &str, mut condition: impl FnMut(&Value) -> bool) -> anyhow::Result<Value> {
+    pub fn wait(
+        &self,
+        what: &str,
+        mut condition: impl FnMut(&Value) -> bool,
+    ) -> anyhow::Result<Value> {
         let end = Instant::now() + LIMIT;
         loop {
             let status = self.status()?;
@@ -84,7 +112,7 @@ impl Vm {
     }
 
     /// Nothing runs, nothing is left. The keeper and the daemons are no children of ours, so this takes a moment.
-    fn nothing_is_left(&self, pids: &[u64]) -> anyhow::Result<()> {
+    pub fn nothing_is_left(&self, pids: &[u64]) -> anyhow::Result<()> {
         let home = self.folder.path().join("runtime/web");
         let end = Instant::now() + LIMIT;
         while home.exists() || pids.iter().any(|pid| alive(*pid)) {
@@ -95,7 +123,7 @@ impl Vm {
     }
 }
 
-fn paravane(folder: &Path) -> anyhow::Result<Command> {
+pub fn paravane(folder: &Path) -> anyhow::Result<Command> {
     let mut command = Command::new(vm::binaries::monitor()?);
     command.env("PARAVANE_RUNTIME_DIR", folder.join("runtime"));
     Ok(command)
@@ -106,18 +134,18 @@ fn alive(pid: u64) -> bool {
     stat.is_ok_and(|stat| !stat.contains(") Z "))
 }
 
-fn pids(status: &Value) -> Vec<u64> {
+pub fn pids(status: &Value) -> Vec<u64> {
     let daemons = status["daemons"].as_array().into_iter().flatten();
     daemons
         .filter_map(|daemon| daemon["pid"].as_u64())
         .collect()
 }
 
-fn send(pid: u64, signal: Signal) -> anyhow::Result<()> {
+pub fn send(pid: u64, signal: Signal) -> anyhow::Result<()> {
     Ok(kill(Pid::from_raw(pid.try_into()?), signal)?)
 }
 
-const DEVICES: &str = "[[disk]]\nmemory-disk = '8M'\nqueues = 2\n\
+pub const DEVICES: &str = "[[disk]]\nmemory-disk = '8M'\nqueues = 2\n\
                        [[disk]]\npath = 'image'\nname = 'root'\n\
                        [[net]]\nlink = 'null'\n[balloon]\nfree-page-hint = true\n\
                        [daemon.netd]\nlog = 'info'\n";

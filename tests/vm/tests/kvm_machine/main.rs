@@ -5,6 +5,7 @@
 mod cases;
 mod daemons;
 mod guest;
+mod manners;
 mod monitor;
 
 use libtest_mimic::Arguments;
@@ -79,6 +80,38 @@ const TESTS: &[(&str, Test)] = &[
         "a_monitor_that_is_killed_takes_its_daemons_along",
         daemons::killed_monitor,
     ),
+    (
+        "a_monitor_whose_words_nobody_hears_keeps_its_vm",
+        manners::no_reader,
+    ),
+    (
+        "a_monitor_whose_reader_sleeps_keeps_its_vm",
+        manners::asleep_reader,
+    ),
+    (
+        "a_monitor_whose_words_go_to_a_full_disk_keeps_its_vm",
+        manners::full_disk,
+    ),
+    (
+        "a_monitor_in_the_background_leaves_the_terminal_alone_and_takes_it_in_the_foreground",
+        manners::background,
+    ),
+    (
+        "a_monitor_that_a_signal_ends_gives_the_terminal_back",
+        manners::fatal_signal,
+    ),
+    (
+        "a_monitor_that_is_stopped_lends_the_terminal",
+        manners::stopped_and_continued,
+    ),
+    (
+        "a_monitor_that_is_hung_up_ends_in_order",
+        manners::gone_terminal,
+    ),
+    (
+        "asking_about_a_vm_survives_whoever_reads_the_answer",
+        manners::status_without_reader,
+    ),
 ];
 
 fn main() {
@@ -96,7 +129,7 @@ fn run(name: &str, test: Test) -> Result<Completion, Failed> {
         Ok(()) => Ok(Completion::Completed),
         Err(error) => match error.downcast_ref::<vm::Skip>() {
             Some(reason) => {
-                println!("SKIP {name}: {reason}");
+                host_os::say!("SKIP {name}: {reason}");
                 Ok(Completion::ignored_with(reason))
             }
             None => Err(format!("{error:#}").into()),

@@ -136,7 +136,7 @@ fn run(name: &str, test: Test) -> Result<Completion, Failed> {
         Ok(()) => Ok(Completion::Completed),
         Err(error) => match error.downcast_ref::<Skip>() {
             Some(reason) => {
-                println!("SKIP {name}: {reason}");
+                host_os::say!("SKIP {name}: {reason}");
                 Ok(Completion::ignored_with(reason))
             }
             None => Err(format!("{error:#}").into()),

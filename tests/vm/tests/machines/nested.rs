@@ -50,7 +50,7 @@ fn on_a_host_that_runs(
         let logs = paths::logs(&format!("{name}-{attempt}"))?;
         match test(&logs) {
             Err(error) if outer_failed(&logs, &error) => {
-                println!("{name}: the emulated host itself failed, once more: {error:#}");
+                host_os::say!("{name}: the emulated host itself failed, once more: {error:#}");
             }
             result => return result,
         }
@@ -169,7 +169,9 @@ fn balloon_once(logs: &Path) -> anyhow::Result<()> {
         memory("inflated")?,
         memory("refilled")?,
     ];
-    println!("MiB: {filled} filled, {reported} reported, {inflated} inflated, {refilled} refilled");
+    host_os::say!(
+        "MiB: {filled} filled, {reported} reported, {inflated} inflated, {refilled} refilled"
+    );
     ensure!(reported + 64 <= filled, "free memory did not go");
     ensure!(inflated <= reported + 8, "inflating took memory");
     ensure!(inflated + 80 <= refilled, "used memory is not there");

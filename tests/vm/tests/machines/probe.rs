@@ -70,9 +70,9 @@ pub fn killed() -> anyhow::Result<()> {
         Err(_) => ROUNDS.1,
     };
     let verdict = soak::kill_rounds(&mut daemon, &logs, 2, rounds, |done| {
-        println!("killed {done} of {rounds}");
+        host_os::say!("killed {done} of {rounds}");
     })?;
-    println!("killed {verdict}");
+    host_os::say!("killed {verdict}");
     ensure!(
         verdict.completed > u64::from(rounds),
         "hardly any load: {verdict}"

@@ -115,7 +115,7 @@ pub fn follows() -> anyhow::Result<()> {
         stage.target("vm0", 112)?;
         let line = settled(&mut guest, 112)?;
         let inflated = resident(guest.id())?;
-        println!(
+        host_os::say!(
             "{} MiB, inflated by 112 MiB in {} us: {} MiB",
             full / MIB,
             line["us"],
@@ -126,7 +126,7 @@ pub fn follows() -> anyhow::Result<()> {
         settled(&mut guest, 0)?;
         guest.console.expect("balloon_grown", STEP)?;
         let grown = resident(guest.id())?;
-        println!("after use of 64 MiB more: {} MiB", grown / MIB);
+        host_os::say!("after use of 64 MiB more: {} MiB", grown / MIB);
         ensure!(grown - inflated >= 63 * MIB, "{inflated} rose to {grown}");
         ensure!(grown < full, "{grown} is more than {full}");
         stage.target("vm0", 32)?;
@@ -147,7 +147,7 @@ pub fn reports() -> anyhow::Result<()> {
     let mut guest = stage.guest(0, words, false)?.start(&stage.logs, "guest")?;
     let line = guest.console.expect("balloon_reported", STEP)?;
     let left = resident(guest.id())?;
-    println!("{line}: {} MiB are left", left / MIB);
+    host_os::say!("{line}: {} MiB are left", left / MIB);
     ensure!(left < 32 * MIB + SLACK, "{left} bytes are left");
     stage.target("vm0", 16)?;
     settled(&mut guest, 16)?;
@@ -190,7 +190,7 @@ pub fn killed() -> anyhow::Result<()> {
     stage.target("vm0", 0)?;
     let lines = guest.finish(STEP)?;
     let pages = number(&lines, "disk_pages")?;
-    println!("{pages} pages written to the disk and read back meanwhile");
+    host_os::say!("{pages} pages written to the disk and read back meanwhile");
     ensure!(pages > 100, "hardly any traffic: {lines:?}");
     ensure!(number(&lines, "touched_pages")? == 160 * PAGES);
     disk.stop()?;
@@ -216,7 +216,7 @@ pub fn trade() -> anyhow::Result<()> {
     needy.console.expect("balloon_ready", STEP)?;
     let got = needy.console.expect("balloon_demand", STEP)?;
     let both = (resident(lender.id())?, resident(needy.id())?);
-    println!(
+    host_os::say!(
         "{got}; the lender has {} MiB, the needy one {} MiB, of {POOL} MiB",
         both.0 / MIB,
         both.1 / MIB

@@ -103,7 +103,7 @@ fn every_job(name: &str, pairs: u16, packed: bool) -> anyhow::Result<()> {
         .client(packed, &common, jobs)?
         .run(&switch.logs, "client", LIMIT)?;
     for kind in ["ping", "udp", "flood", "pingpong"] {
-        println!("{}", said(&lines, kind, 0)?);
+        host_os::say!("{}", said(&lines, kind, 0)?);
     }
     ensure!(number(said(&lines, "udp", 0)?, "count")? > 0, "{lines:?}");
     for (nth, fields) in [&["sent"][..], &["received"], &["sent", "received"]]
@@ -111,7 +111,7 @@ fn every_job(name: &str, pairs: u16, packed: bool) -> anyhow::Result<()> {
         .enumerate()
     {
         let line = said(&lines, "tcp", nth)?;
-        println!("{line}");
+        host_os::say!("{line}");
         for field in *fields {
             ensure!(number(line, field)? > LITTLE, "hardly any bytes: {line}");
         }
@@ -144,7 +144,7 @@ pub fn unlike_guests() -> anyhow::Result<()> {
         .run(&switch.logs, "client", LIMIT)?;
     for nth in 0..3 {
         let line = said(&lines, "tcp", nth)?;
-        println!("{line}");
+        host_os::say!("{line}");
         ensure!(
             number(line, "sent")? + number(line, "received")? > LITTLE,
             "{line}"
@@ -182,7 +182,7 @@ pub fn killed() -> anyhow::Result<()> {
         })?;
     }
     let lines = client.finish(LIMIT)?;
-    println!("{}", said(&lines, "tcp", 0)?);
+    host_os::say!("{}", said(&lines, "tcp", 0)?);
     let peer = peer.finish(LIMIT)?;
     ensure!(said(&peer, "peer", 0)?["good"] == true, "{peer:?}");
     for line in peer.iter().filter(|line| line["kind"] == "served").take(2) {
@@ -277,7 +277,7 @@ fn told(lines: &[Value], streams: usize) -> anyhow::Result<()> {
     let streams = (0..streams).map(|nth| ("tcp", nth));
     for (kind, nth) in [("ping", 0), ("udp", 0)].into_iter().chain(streams) {
         let line = said(lines, kind, nth)?;
-        println!("{line}");
+        host_os::say!("{line}");
     }
     Ok(())
 }

@@ -77,22 +77,25 @@ fn side(job: &Job, cell: &Cell) -> String {
 }
 
 pub fn print(facts: &Facts, rows: &[Row]) {
-    println!();
+    host_os::say!("");
     for (name, finding) in facts {
-        println!("{name:>12}: {finding}");
+        host_os::say!("{name:>12}: {finding}");
     }
-    println!();
+    host_os::say!("");
     let columns = format!("{:>10} {:>7} {:>7}", "amount", "p50 us", "p99 us");
-    println!(
+    host_os::say!(
         "{:<18} | {:^26} | {:^26} | {:^26} | guest /",
-        "", "guest", "io_uring", "pread/pwrite"
+        "",
+        "guest",
+        "io_uring",
+        "pread/pwrite"
     );
-    println!(
+    host_os::say!(
         "{:<18} | {columns} | {columns} | {columns} | uring  pread",
         ""
     );
     for row in rows {
-        println!(
+        host_os::say!(
             "{:<18} | {} | {} | {} | {:>5.2}  {:>5.2}",
             name(&row.job),
             side(&row.job, &row.guest),
