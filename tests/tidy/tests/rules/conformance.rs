@@ -4,8 +4,11 @@
 
 use std::collections::BTreeMap;
 
+use crate::code;
+use crate::names;
 use crate::report;
 use crate::tree;
+use crate::tree::Source;
 
 const LEDGER: &str = "tests/CONFORMANCE.md";
 const VERDICTS: [&str; 5] = [
@@ -90,17 +93,22 @@ fn is_feature(name: &str) -> bool {
         .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
 }
 
-/// Whether a file that says what one side offers or accepts names this feature.
-fn offered(side: &str, feature: &str) -> bool {
-    let product = tree::rust().iter().filter(|file| !file.is_test());
-    let places = product.filter(|file| match side {
-        "device" => file.path.starts_with("host-backends/") && file.path.ends_with("/config.rs"),
-        _ => file.path.starts_with("guest-drivers/") && file.path.ends_with("/options.rs"),
-    });
-    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    places
-        .flat_map(|file| file.text.split(|c| !is_word(c)))
-        .any(|word| word == feature)
+/// Where one side's product code names this feature. A side that does not offer or accept it has no use for
+/// the name; what is done with it is not looked at, and a bare bit number is not seen.
+fn offered(sources: &[Source], side: &str, feature: &str) -> Option<String> {
+    let folder = match side {
+        "device" => "host-backends/",
+        _ => "guest-drivers/",
+    };
+    // Constants are defined there, whoever uses them.
+    let defines = |file: &Source| file.path.starts_with("guest-drivers/virtio-spec/");
+    let product = sources.iter().filter(|file| file.path.starts_with(folder));
+    product
+        .filter(|file| !file.is_test() && !defines(file))
+        .find_map(|file| {
+            let line = code::named(file, feature)?;
+            Some(format!("{}:{line}", file.path))
+        })
 }
 
 /// What is wrong with the last cell of a row.
@@ -108,22 +116,25 @@ fn faults(row: &Row) -> Vec<String> {
     let mut bad = Vec::new();
     let (mut tests, mut files, mut features) = (0, 0, 0);
     for name in row.names() {
-        if name.contains('/') {
+        if name.contains("::") && name.starts_with(|c: char| c.is_ascii_lowercase()) {
+            tests += 1;
+            bad.extend(names::fault(name));
+        } else if name.contains('/') {
             files += 1;
             if !tree::root().join(name).exists() {
                 bad.push(format!("no file {name}"));
             }
         } else if is_snake(name) {
-            // Names of fields and functions are short; tests are sentences.
-            let found = tree::has_test(name);
-            tests += usize::from(found);
-            if !found && name.matches('_').count() > 2 {
+            if names::is_a_tests(name) {
+                bad.push(format!("{name}: cite a test as `crate::name`"));
+            } else if name.matches('_').count() > 2 {
+                // Names of fields and functions are short; tests are sentences.
                 bad.push(format!("no test {name}"));
             }
         } else if is_feature(name) && row.verdict == "not offered" {
             features += 1;
-            if offered(&row.side, name) {
-                bad.push(format!("{name} is offered or accepted"));
+            if let Some(place) = offered(tree::rust(), &row.side, name) {
+                bad.push(format!("{name} is offered or accepted: {place}"));
             }
         }
     }
@@ -198,4 +209,58 @@ fn the_sums_of_the_checklist_are_true() {
         bad.push(format!("README.md should say {line}"));
     }
     report("Sums are those of the rows", &bad);
+}
+
+#[test]
+fn a_feature_is_offered_where_any_product_file_names_it() {
+    let source = |path: &str, text: &str| Source {
+        path: path.into(),
+        text: text.into(),
+    };
+    let uses = "const OFFER: u64 = feature::ZONED | feature::RO;\n";
+    for (path, side, expected) in [
+        ("host-backends/block-backend/src/device.rs", "device", true),
+        ("host-backends/block-backend/src/device.rs", "driver", false),
+        ("guest-drivers/block-driver/src/any.rs", "driver", true),
+        ("guest-drivers/virtio-spec/src/block.rs", "driver", false),
+        ("host-backends/block-backend/src/tests.rs", "device", false),
+    ] {
+        let files = [source(path, uses)];
+        let found = offered(&files, side, "ZONED").is_some();
+        assert_eq!(found, expected, "{path} for the {side}");
+    }
+    let says = "//! No ZONED.\n";
+    let files = [source("host-backends/block-backend/src/lib.rs", says)];
+    assert_eq!(offered(&files, "device", "ZONED"), None);
+}
+
+#[test]
+fn a_verdict_without_what_it_names_is_a_fault() {
+    let row = |verdict: &str, shown: &str| Row {
+        chapter: "net".into(),
+        number: "001".into(),
+        side: "device".into(),
+        strength: "MUST".into(),
+        asks: "something".into(),
+        verdict: verdict.into(),
+        shown: shown.into(),
+    };
+    for (verdict, shown) in [
+        ("tested", "nothing"),
+        ("tested", "`tidy::no_such_test`"),
+        ("tested", "`a_verdict_without_what_it_names_is_a_fault`"),
+        ("tested", "`the_sums_of_the_checklist_are_true_and_more`"),
+        ("by construction", "`host-backends/no-such-file.rs`"),
+        ("not offered", "`RO`"),
+        ("not offered", "nothing"),
+        ("front-end", "`short_name`"),
+        ("gap", "short"),
+    ] {
+        assert!(
+            !faults(&row(verdict, shown)).is_empty(),
+            "{verdict}: {shown}"
+        );
+    }
+    let good = "`tidy::a_verdict_without_what_it_names_is_a_fault`, `field`";
+    assert!(faults(&row("tested", good)).is_empty());
 }

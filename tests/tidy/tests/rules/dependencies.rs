@@ -4,6 +4,7 @@
 
 use cargo_metadata::DependencyKind;
 
+use crate::code;
 use crate::report;
 use crate::tree;
 
@@ -24,7 +25,7 @@ const EDGES: &[(&str, u8, &[&str])] = &[
     ("virtio-spec",         0, &[]),
     ("virtqueue",           1, &["virtio-spec"]),
     ("driver-platform",     1, &[]),
-    ("virtio-pci",          2, &["virtio-spec", "virtqueue", "driver-platform"]),
+    ("virtio-pci",          2, &["virtio-spec", "driver-platform"]),
     ("block-driver",        3, &["virtio-spec", "virtqueue", "driver-platform", "virtio-pci"]),
     ("net-driver",          3, &["virtio-spec", "virtqueue", "driver-platform", "virtio-pci"]),
     ("balloon-driver",      3, &["virtio-spec", "virtqueue", "driver-platform", "virtio-pci"]),
@@ -39,18 +40,18 @@ const EDGES: &[(&str, u8, &[&str])] = &[
     ("net-backend",         4, &["virtio-spec", "virtqueue", "guest-memory", "device-model", "net-link"]),
     ("balloon-backend",     4, &["virtio-spec", "virtqueue", "guest-memory", "device-model"]),
     ("control-lines",       0, &[]),
-    ("daemon-shell",        5, &["host-os", "control-lines", "guest-memory", "device-model", "vhost-user-server"]),
-    ("blockd",              6, &["guest-memory", "device-model", "vhost-user-server", "block-backend", "daemon-shell"]),
-    ("netd",                6, &["guest-memory", "device-model", "vhost-user-server", "net-link", "net-backend", "daemon-shell"]),
-    ("balloond",            6, &["guest-memory", "device-model", "vhost-user-server", "balloon-backend", "daemon-shell"]),
+    ("daemon-shell",        5, &["host-os", "control-lines", "device-model", "vhost-user-server"]),
+    ("blockd",              6, &["device-model", "block-backend", "daemon-shell"]),
+    ("netd",                6, &["device-model", "net-link", "net-backend", "daemon-shell"]),
+    ("balloond",            6, &["device-model", "balloon-backend", "daemon-shell"]),
     ("kvm",                 1, &[]),
     ("boot",                1, &[]),
-    ("machine",             2, &["kvm", "boot"]),
-    ("vhost-user-frontend", 3, &["virtio-spec", "virtqueue", "vhost-user-protocol", "kvm", "machine"]),
-    ("monitor",             4, &["host-os", "virtio-spec", "kvm", "boot", "machine", "vhost-user-frontend", "control-lines"]),
+    ("machine",             2, &["kvm"]),
+    ("vhost-user-frontend", 3, &["virtio-spec", "vhost-user-protocol", "machine"]),
+    ("monitor",             4, &["host-os", "virtio-spec", "boot", "machine", "vhost-user-frontend", "control-lines"]),
     ("tidy",                9, &[]),
-    ("loopback",            9, &["host-os", "virtio-spec", "virtqueue", "driver-platform", "virtio-pci", "block-driver", "net-driver", "balloon-driver", "driver-fakes", "guest-memory", "device-model", "block-backend", "net-link", "net-backend", "balloon-backend"]),
-    ("protocol",            9, &["virtio-spec", "virtqueue", "vhost-user-protocol", "guest-memory", "device-model", "vhost-user-server", "block-backend", "net-link", "net-backend", "balloon-backend", "vhost-user-frontend"]),
+    ("loopback",            9, &["host-os", "virtio-spec", "virtqueue", "driver-platform", "virtio-pci", "block-driver", "net-driver", "balloon-driver", "driver-fakes", "guest-memory", "device-model", "block-backend", "net-backend", "balloon-backend"]),
+    ("protocol",            9, &["virtio-spec", "virtqueue", "vhost-user-protocol", "guest-memory", "device-model", "vhost-user-server", "block-backend", "net-backend", "vhost-user-frontend"]),
     ("probe-guest",         9, GUEST),
     ("vm",                  8, &["host-os", "machine"]),
     ("bench",               9, &["host-os", "virtio-spec", "virtqueue", "vhost-user-frontend"]),
@@ -85,6 +86,23 @@ fn dependencies_follow_the_edge_table() {
         }
     }
     report("A crate depends only on what the edge table allows", &bad);
+}
+
+#[test]
+fn every_edge_of_the_table_is_used() {
+    let members = tree::members();
+    let uses = |from: &str, to: &str| {
+        let mut from = members.iter().filter(|(name, ..)| name == from);
+        from.any(|(.., package)| package.dependencies.iter().any(|d| d.name == to))
+    };
+    let edges = EDGES
+        .iter()
+        .flat_map(|(from, _, to)| to.iter().map(move |to| (from, to)));
+    let bad: Vec<String> = edges
+        .filter(|(from, to)| !uses(from, to))
+        .map(|(from, to)| format!("{from} -> {to}"))
+        .collect();
+    report("Edges that no crate uses: strike them", &bad);
 }
 
 #[test]
@@ -284,4 +302,72 @@ fn no_std_crates_stay_no_std() {
         }
     }
     report("The driver stack is no_std", &bad);
+}
+
+/// The dependencies of a crate that its product code does not name: (dependency, why that counts).
+fn unused(manifest: &toml::Table, sources: &[&tree::Source]) -> Vec<String> {
+    let mut bad = Vec::new();
+    let sections = [
+        ("dependencies", "product code", false),
+        ("build-dependencies", "the build script", true),
+    ];
+    for (section, whose, build) in sections {
+        for (name, _) in dependency_tables(manifest, section) {
+            let identifier = name.replace('-', "_");
+            let mut files = sources
+                .iter()
+                .filter(|file| file.path.ends_with("/build.rs") == build);
+            if !files.any(|file| code::named(file, &identifier).is_some()) {
+                bad.push(format!(
+                    "{section}.{name}: {whose} does not use it; strike it, or move it to dev-dependencies"
+                ));
+            }
+        }
+    }
+    bad
+}
+
+#[test]
+fn product_dependencies_are_used_by_product_code() {
+    let mut bad = Vec::new();
+    let product = tree::members().into_iter();
+    for (name, dir, _) in product.filter(|(_, dir, _)| group(dir) != "tests") {
+        let path = tree::root().join(&dir).join("Cargo.toml");
+        let text = std::fs::read_to_string(path).expect("a member has a manifest");
+        let manifest: toml::Table = text.parse().expect("a manifest is TOML");
+        let (src, build) = (format!("{dir}/src/"), format!("{dir}/build.rs"));
+        let product = tree::rust().iter().filter(|file| {
+            let test = file.path.strip_prefix(&src).is_none_or(|inside| {
+                inside.ends_with("tests.rs") || inside.split('/').any(|part| part == "tests")
+            });
+            !test || file.path == build
+        });
+        let found = unused(&manifest, &product.collect::<Vec<_>>());
+        bad.extend(found.into_iter().map(|what| format!("{name}: {what}")));
+    }
+    report("A product dependency is used by product code", &bad);
+}
+
+#[test]
+fn a_dependency_of_tests_alone_is_seen_among_those_of_the_product() {
+    let manifest: toml::Table = "[dependencies]\nio-uring.workspace = true\nnix.workspace = true\n\
+                                 [target.'cfg(unix)'.dependencies]\nlibc.workspace = true\n\
+                                 [build-dependencies]\ncc.workspace = true\n\
+                                 [dev-dependencies]\ntempfile.workspace = true\n"
+        .parse()
+        .expect("TOML");
+    let source = |path: &str, text: &str| tree::Source {
+        path: path.into(),
+        text: text.into(),
+    };
+    let product = source(
+        "host-backends/one/src/lib.rs",
+        "//! io_uring.\nuse nix::libc;\n#[cfg(test)]\nmod tests { use io_uring::IoUring; }\n",
+    );
+    let build = source("host-backends/one/build.rs", "fn main() { cc::Build; }\n");
+    let found = unused(&manifest, &[&product, &build]);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("dependencies.io-uring: "), "{found:?}");
+    let found = unused(&manifest, &[&product]);
+    assert_eq!(found.len(), 2, "the build script is gone: {found:?}");
 }

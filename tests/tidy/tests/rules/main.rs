@@ -8,9 +8,11 @@
     reason = "helpers of tests fail the test"
 )]
 
+mod code;
 mod conformance;
 mod dependencies;
 mod documents;
+mod names;
 mod syntax;
 mod text;
 mod tree;

@@ -11,6 +11,7 @@ use cargo_metadata::MetadataCommand;
 use walkdir::WalkDir;
 
 /// One source file.
+#[derive(Clone)]
 pub struct Source {
     /// Relative to the workspace root.
     pub path: String,
@@ -74,19 +75,6 @@ pub fn files(extension: &str) -> Vec<Source> {
 pub fn rust() -> &'static [Source] {
     static FILES: OnceLock<Vec<Source>> = OnceLock::new();
     FILES.get_or_init(|| files("rs"))
-}
-
-/// Whether a test of this name, as a ledger says, is in the tree.
-pub fn has_test(name: &str) -> bool {
-    let definition = format!("fn {name}(");
-    let is_test = |text: &str, at: usize| {
-        let before = text.get(..at).and_then(|before| before.rsplit('}').next());
-        before.is_some_and(|attributes| attributes.contains("#[test]"))
-    };
-    rust().iter().any(|file| {
-        let mut places = file.text.match_indices(&definition);
-        places.any(|(at, _)| is_test(&file.text, at))
-    })
 }
 
 /// What cargo knows about the workspace members (dependencies not resolved: no network).

@@ -214,6 +214,46 @@ fn row_18_a_queue_that_does_not_exist_has_size_0_and_takes_nothing() {
     }
 }
 
+/// What the two queues of `device` are, to compare before and after.
+fn queues(registers: &mut Registers) -> Vec<Vec<u8>> {
+    let look = |queue| {
+        select(registers, queue);
+        everything(registers)[offset::QUEUE_SIZE..].to_vec()
+    };
+    [0, 1].map(look).into()
+}
+
+/// REGRESSIONS row 18: the write that selects may itself be odd, and what follows is of any width.
+#[test]
+fn row_18_no_access_with_any_queue_selected_reaches_another_queue() {
+    for selected in [2u16, 3, 255, 256, 0x7fff, 0x8000, 0xffff] {
+        let mut registers = device();
+        accept(&mut registers, OFFER & !feature::RING_PACKED);
+        let before = queues(&mut registers);
+        select(&mut registers, selected);
+        for at in offset::QUEUE_SIZE..offset::SIZE + 8 {
+            for len in 0..=8 {
+                registers.write(at, &[1, 0, 0, 0, 1, 0, 0, 0][..len]);
+                let mut bytes = [0xee; 8];
+                registers.read(at, &mut bytes[..len]);
+                assert!(bytes[..len].iter().all(|byte| *byte == 0));
+            }
+        }
+        assert_eq!(queues(&mut registers), before, "queue {selected} selected");
+    }
+    // Writes that cover queue_select in part, or more than it, select nothing.
+    for start in 0..8 {
+        for len in [1, 2, 3, 4, 5, 6, 7, 8] {
+            let mut registers = device();
+            let at = offset::QUEUE_SELECT + 4 - start;
+            if (at, len) != (offset::QUEUE_SELECT, 2) {
+                registers.write(at, &[0xff; 8][..len]);
+                assert_eq!(read_u16(&registers, offset::QUEUE_SELECT), 0, "{at}, {len}");
+            }
+        }
+    }
+}
+
 /// REGRESSIONS row 12: vectors flipped during DRIVER_OK.
 #[test]
 fn row_12_vectors_flip_at_any_time_and_bad_ones_read_back_as_none() {
