@@ -18,10 +18,9 @@ const VERSION_AT: usize = 8;
 const DESC_NUM: usize = 10;
 const FREE_HEAD: usize = 12;
 const OLD_FREE_HEAD: usize = 14;
-const USED_IDX: usize = 16;
-const OLD_USED_IDX: usize = 18;
-const USED_WRAP: usize = 20;
-const OLD_USED_WRAP: usize = 21;
+/// `used_idx` and `old_used_idx`, 16 bits each, then the wrap counters that belong to them, 8 bits each, and padding:
+/// one aligned word, so that no death separates a slot from its lap.
+const USED: usize = 16;
 const DESC: usize = 32;
 const ENTRY: usize = 32;
 const ENTRY_INFLIGHT: usize = 0;
@@ -44,6 +43,8 @@ pub(crate) struct PackedRecorder {
     size: u16,
     counter: u64,
     used: PackedPosition,
+    /// Where the ring stood when the batch before became visible.
+    old_used: PackedPosition,
     free_head: u16,
     /// Private copies of each entry's links, and which entry holds which buffer id.
     next: Vec<u16>,
@@ -71,6 +72,7 @@ impl PackedRecorder {
             size,
             counter: 0,
             used,
+            old_used: used,
             free_head: 0,
             next: vec![NONE; entries],
             last: vec![0; entries],
@@ -109,15 +111,13 @@ impl PackedRecorder {
         self.store_u16(DESC_NUM, self.record.entries);
         self.free_head = 0;
         self.store_u16(FREE_HEAD, 0);
-        self.store_used();
-        self.commit_old();
+        self.commit();
         self.store_u16(VERSION_AT, VERSION);
     }
 
     /// Commits or rolls back the batch that the crash interrupted.
     fn settle_last_batch(&mut self, ring: &RingMemory) -> Result<(), Error> {
-        let new = self.load_position(USED_IDX, USED_WRAP)?;
-        let old = self.load_position(OLD_USED_IDX, OLD_USED_WRAP)?;
+        let (new, old) = self.load_used()?;
         let visible = new != old && {
             let at = usize::from(old.slot()) * size_of::<PackedDescriptor>() + RING_FLAGS;
             let flags = ring
@@ -139,8 +139,7 @@ impl PackedRecorder {
         self.used = used;
         self.free_head = self.load_u16(free_at);
         self.store_u16(FREE_HEAD, self.free_head);
-        self.store_used();
-        self.commit_old();
+        self.commit();
         Ok(())
     }
 
@@ -295,27 +294,31 @@ impl PackedRecorder {
     /// After all chains of the batch were cleared.
     #[inline]
     pub(crate) fn commit(&mut self) {
-        self.commit_old();
-    }
-
-    fn store_used(&self) {
-        self.store_u16(USED_IDX, self.used.slot());
-        self.store_u8(USED_WRAP, u8::from(self.used.wrap()));
-    }
-
-    fn commit_old(&self) {
         self.store_u16(OLD_FREE_HEAD, self.free_head);
-        self.store_u16(OLD_USED_IDX, self.used.slot());
-        self.store_u8(OLD_USED_WRAP, u8::from(self.used.wrap()));
+        self.old_used = self.used;
+        self.store_used();
     }
 
-    fn load_position(&self, slot: usize, wrap: usize) -> Result<PackedPosition, Error> {
-        let slot = self.load_u16(slot);
-        let wrap = u16::from(self.load_u8(wrap) != 0) << 15;
-        let position = PackedPosition::decode(slot & 0x7fff | wrap, self.size);
-        position
-            .filter(|_| slot < 0x8000)
-            .ok_or(Error::Record("used index is outside the ring"))
+    #[inline]
+    fn store_used(&self) {
+        let [u0, u1] = self.used.slot().to_ne_bytes();
+        let [o0, o1] = self.old_used.slot().to_ne_bytes();
+        let [wrap, old_wrap] = [self.used, self.old_used].map(|at| u8::from(at.wrap()));
+        let word = [u0, u1, o0, o1, wrap, old_wrap, 0, 0];
+        self.store_u64(USED, u64::from_ne_bytes(word));
+    }
+
+    /// Where the ring stands by the record, and where it stood before the last batch.
+    fn load_used(&self) -> Result<(PackedPosition, PackedPosition), Error> {
+        let [u0, u1, o0, o1, wrap, old_wrap, _, _] = self.load_u64(USED).to_ne_bytes();
+        let position = |slot: [u8; 2], wrap: u8| {
+            let slot = u16::from_ne_bytes(slot);
+            let encoded = slot | u16::from(wrap != 0) << 15;
+            PackedPosition::decode(encoded, self.size)
+                .filter(|_| slot < 0x8000)
+                .ok_or(Error::Record("used index is outside the ring"))
+        };
+        Ok((position([u0, u1], wrap)?, position([o0, o1], old_wrap)?))
     }
 
     fn set_next(&mut self, at: u16, next: u16) {

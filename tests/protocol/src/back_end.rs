@@ -18,12 +18,17 @@ impl BackEnd {
     /// Starts the process; `body` names the ignored test that serves at `path`.
     pub fn spawn(body: &str, path: &Path) -> Result<Self> {
         let _ = std::fs::remove_file(path);
-        let child = Command::new(std::env::current_exe()?)
+        Ok(Self(Self::child(body, path)?))
+    }
+
+    /// Starts the process for a caller that ends it; `body` names the ignored test that uses `path`.
+    pub fn child(body: &str, path: &Path) -> Result<Child> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command
             .args(["--exact", body, "--ignored"])
             .env(SOCKET_VARIABLE, path)
-            .stdout(Stdio::null())
-            .spawn()?;
-        Ok(Self(child))
+            .stdout(Stdio::null());
+        Ok(command.spawn()?)
     }
 
     /// Where the body is to serve.

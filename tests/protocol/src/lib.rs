@@ -8,6 +8,7 @@ mod guest;
 mod network;
 mod process;
 mod served;
+mod stepped;
 
 pub use back_end::BackEnd;
 pub use device::EchoDevice;
@@ -21,6 +22,8 @@ pub use network::ServedCard;
 pub use process::open_descriptors;
 pub use process::resident_kib;
 pub use served::Served;
+pub use stepped::Orders;
+pub use stepped::Stepped;
 
 /// Longest wait for anything.
 pub const DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);
