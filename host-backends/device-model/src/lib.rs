@@ -15,6 +15,7 @@ mod inflight_split;
 mod moderator;
 mod queue;
 mod recorder;
+mod starting;
 
 pub use counters::QueueCounters;
 pub use counters::QueueStatistics;

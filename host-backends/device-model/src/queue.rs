@@ -8,24 +8,20 @@ use crate::inflight::QueueRecord;
 use crate::moderator::Verdict;
 use crate::recorder::Recorded;
 use crate::recorder::Recorder;
+use crate::starting::starting_state;
 use guest_memory::EventFd;
 use guest_memory::GuestMemory;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use virtio_spec::ring::descriptor_flags;
 use virtqueue::ChainBatch;
 use virtqueue::DeviceQueue;
 use virtqueue::Format;
 use virtqueue::QueueConfig;
-use virtqueue::QueueState;
 use virtqueue::Replay;
 use virtqueue::RingMemory;
 use virtqueue::Rings;
 use virtqueue::Segment;
 use virtqueue::Token;
-
-/// Offset of `flags` in a packed descriptor.
-const RING_FLAGS: usize = 14;
 
 /// Where the ring's areas are, in front-end addresses, as in `SET_VRING_ADDR`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -427,44 +423,6 @@ fn find_rings(
         driver: find(addresses.driver, layout.driver.size, "driver")?,
         device: find(addresses.device, layout.device.size, "device")?,
     })
-}
-
-/// Where the ring stands. The used side is always what the driver sees; requests between the two that nobody recorded
-/// are taken again, as QEMU does after a back-end was lost.
-fn starting_state(config: &QueueConfig, rings: &Rings, base: u32) -> Result<QueueState, Error> {
-    let rewound = |used: u16| QueueState { avail: used, used };
-    match config.format {
-        Format::Split => {
-            let used = rings.device.load_u16(virtio_spec::ring::used::IDX);
-            let used = used.ok_or(Error::RingArea("device"))?;
-            if u32::from(used) != base {
-                tracing::debug!(base, used, "the vring base is not the ring's used index");
-            }
-            Ok(rewound(used))
-        }
-        Format::Packed => {
-            let (avail, used) = (base as u16, (base >> 16) as u16);
-            // Front-ends that know only 16 bits of the base send the available half. A queue that was drained has
-            // both halves equal, and one that was not has a record.
-            let state = if used == 0 {
-                rewound(avail)
-            } else {
-                rewound(used)
-            };
-            // Front-ends made for split rings send zero for "never started". On a true second lap the first
-            // descriptor was used before.
-            let first = rings.descriptors.load_u16(RING_FLAGS);
-            let first = first.ok_or(Error::RingArea("descriptor"))?;
-            let fresh = base == 0 && first & descriptor_flags::USED == 0;
-            let state = if fresh {
-                QueueState::fresh(Format::Packed)
-            } else {
-                state
-            };
-            state.outstanding(config)?;
-            Ok(state)
-        }
-    }
 }
 
 /// What `publish`, `arm` and `disarm` may write, as guest addresses.

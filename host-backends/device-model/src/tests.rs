@@ -478,18 +478,128 @@ fn pages_written_by_the_device_are_marked_before_the_driver_sees_them() {
     }
 }
 
+/// Packed rings of few entries and no record, so that chains soon straddle the ring's end.
+fn small_packed(in_order: bool) -> QueueConfig {
+    let mut features = feature::VERSION_1 | feature::RING_PACKED | feature::RING_EVENT_IDX;
+    if in_order {
+        features |= feature::IN_ORDER;
+    }
+    QueueConfig::from_features(8, features).unwrap()
+}
+
+impl World {
+    fn attach_without_record(&self) -> Queue {
+        Queue::new(QueueSetup {
+            config: self.config,
+            addresses: addresses(None),
+            base: self.base,
+            memory: self.memory.clone(),
+            record: None,
+            call: None,
+            counters: Arc::new(QueueCounters::default()),
+        })
+        .unwrap()
+    }
+
+    /// Submits one request of `descriptors`.
+    fn submit_chain(&mut self, descriptors: usize) -> u16 {
+        let segment = Segment {
+            addr: GUEST + 0x8000,
+            len: 16,
+        };
+        let readable = vec![segment; descriptors - 1];
+        let id = self.driver.add(&readable, &[segment], None).unwrap();
+        let _ = self.driver.publish();
+        id
+    }
+
+    fn fill(&mut self, descriptors: usize) -> Vec<u16> {
+        let mut ids = Vec::new();
+        while usize::from(self.driver.free_descriptors()) >= descriptors {
+            ids.push(self.submit_chain(descriptors));
+        }
+        ids
+    }
+
+    /// Serves `ids`, which wait, and nothing else.
+    fn serve(&mut self, queue: &mut Queue, ids: &[u16], what: &str) {
+        let tokens = take(queue, 16);
+        assert_eq!(tokens.len(), ids.len(), "{what}");
+        for token in tokens {
+            queue.complete(token, 1).unwrap();
+        }
+        queue.publish();
+        let mut back = self.reap();
+        back.sort_unstable();
+        let mut ids = ids.to_vec();
+        ids.sort_unstable();
+        assert_eq!(back, ids, "{what}");
+    }
+}
+
+/// What front-ends make of a packed base that they were told: all of it, or the half that a split ring has.
+const DIALECTS: [fn(u32) -> u32; 2] = [|base| base, |base| base & 0xffff];
+
 #[test]
 fn packed_base_is_understood_in_every_dialect() {
-    let fresh = |base| {
-        let mut world = World::new(config(Format::Packed, false));
-        world.base = base;
-        world.submit(1);
-        let mut queue = world.attach();
-        take(&mut queue, 1).len()
-    };
-    assert_eq!(fresh(0x8000_8000), 1);
-    assert_eq!(fresh(0x8000), 1, "a front-end with 16-bit bases");
-    assert_eq!(fresh(0), 1, "a front-end that knows split rings only");
+    // Fresh rings, empty or with any number of requests waiting.
+    for base in [0x8000_8000, 0x8000, 0] {
+        for descriptors in 1..=3 {
+            for waiting in 0..=8 / descriptors {
+                let mut world = World::new(small_packed(false));
+                world.base = base;
+                let what = format!("{base:#x}, {waiting} times {descriptors}");
+                let ids: Vec<_> = (0..waiting)
+                    .map(|_| world.submit_chain(descriptors))
+                    .collect();
+                let mut queue = world.attach_without_record();
+                world.serve(&mut queue, &ids, &what);
+                let ids = world.fill(descriptors);
+                world.serve(&mut queue, &ids, &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn packed_ring_goes_on_from_wherever_it_was_stopped() {
+    for (dialect, told) in DIALECTS.iter().enumerate() {
+        // Lengths of the requests so far: each by itself, then all sorts.
+        for pattern in [&[1][..], &[2], &[3], &[8], &[3, 1], &[1, 2, 3], &[5, 3, 2]] {
+            for rounds in 0..64 {
+                for case in 0..8 {
+                    let (waiting, batch, in_order) =
+                        (case & 1 != 0, 1 + (case >> 1 & 1), case & 4 != 0);
+                    let mut world = World::new(small_packed(in_order));
+                    let mut queue = world.attach_without_record();
+                    let mut lengths = pattern.iter().cycle();
+                    for _ in 0..rounds {
+                        let (mut ids, mut used) = (Vec::new(), 0);
+                        while ids.len() < batch {
+                            let length = *lengths.next().unwrap();
+                            used += length;
+                            if used > 8 {
+                                break;
+                            }
+                            ids.push(world.submit_chain(length));
+                        }
+                        world.serve(&mut queue, &ids, "on the way");
+                    }
+                    world.base = told(queue.base());
+                    drop(queue);
+                    let what = format!(
+                        "dialect {dialect}, {pattern:?}, {rounds} times {batch}, base {:#x}, waiting: {waiting}, in order: {in_order}",
+                        world.base
+                    );
+                    let ids = if waiting { world.fill(3) } else { Vec::new() };
+                    let mut queue = world.attach_without_record();
+                    world.serve(&mut queue, &ids, &what);
+                    let ids = world.fill(1);
+                    world.serve(&mut queue, &ids, &what);
+                }
+            }
+        }
+    }
 }
 
 #[test]
