@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::path::PathBuf;
 
 use crate::policy::Host;
 
@@ -51,19 +52,29 @@ fn trigger() -> Option<File> {
 
 impl HostFiles {
     /// Opens what there is; `group` is a directory such as `/sys/fs/cgroup/machine.slice`.
-    pub fn open(group: Option<&Path>) -> Self {
-        let group = group.and_then(|path| {
-            Some((
-                open(&path.join("memory.max"))?,
-                open(&path.join("memory.current"))?,
-            ))
-        });
-        Self {
+    ///
+    /// # Errors
+    /// The group has no limit to read: whoever named it relies on that.
+    pub fn open(group: Option<&Path>) -> Result<Self, String> {
+        let file = |path: PathBuf| {
+            File::open(&path).map_err(|error| {
+                let path = path.display();
+                format!("cannot read the limit of the control group, {path}: {error} (version 2, below /sys/fs/cgroup?)")
+            })
+        };
+        let group = match group {
+            Some(path) => Some((
+                file(path.join("memory.max"))?,
+                file(path.join("memory.current"))?,
+            )),
+            None => None,
+        };
+        Ok(Self {
             meminfo: open(Path::new(MEMINFO)),
             pressure: open(Path::new(PRESSURE)),
             alarm: trigger(),
             group,
-        }
+        })
     }
 
     /// The descriptor to wait on, out of band, for pressure.
@@ -176,16 +187,24 @@ mod tests {
         let group = tempfile::tempdir().expect("a directory");
         std::fs::write(group.path().join("memory.max"), "3000000\n").expect("a file");
         std::fs::write(group.path().join("memory.current"), "1000000\n").expect("a file");
-        let files = HostFiles::open(Some(group.path()));
+        let files = HostFiles::open(Some(group.path())).expect("a group");
         assert_eq!(files.read(false).available, Some(2_000_000));
         std::fs::write(group.path().join("memory.current"), "4000000\n").expect("a file");
         assert_eq!(files.read(false).available, Some(0));
         std::fs::write(group.path().join("memory.max"), "max\n").expect("a file");
         assert_ne!(files.read(false).available, Some(0));
-        assert!(
-            HostFiles::open(Some(Path::new("/nonexistent")))
-                .read(true)
-                .alarm
-        );
+        assert!(files.read(true).alarm);
+    }
+
+    #[test]
+    fn a_control_group_without_a_limit_to_read_is_refused() {
+        let empty = tempfile::tempdir().expect("a directory");
+        for path in [Path::new("/nonexistent"), empty.path()] {
+            let refused = HostFiles::open(Some(path)).expect_err("no limit");
+            assert!(refused.contains("memory.max"), "{refused}");
+        }
+        std::fs::write(empty.path().join("memory.max"), "max\n").expect("a file");
+        let refused = HostFiles::open(Some(empty.path())).expect_err("no use");
+        assert!(refused.contains("memory.current"), "{refused}");
     }
 }

@@ -58,14 +58,12 @@ impl Memory {
     /// Opens `path`, and lets `device` take up what stands there.
     ///
     /// # Errors
-    /// The file cannot be opened or made.
+    /// The file cannot be opened or made, or holds something else.
     pub fn open(path: &Path, device: &BalloonDevice) -> std::io::Result<Self> {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)?;
+        // A host that crashed may leave a first line that was never written out.
+        let empty = |head: &[u8]| head.len() <= LINE && head.iter().all(|byte| *byte == 0);
+        let ours = |head: &[u8]| head.starts_with(WORD.as_bytes()) || empty(head);
+        let file = guest_memory::output::open(path, "state of a balloon", ours)?;
         let mut bytes = [0; LINE];
         let read = file.read_at(&mut bytes, 0)?;
         let text = String::from_utf8_lossy(bytes.get(..read).unwrap_or_default()).into_owned();
@@ -78,7 +76,7 @@ impl Memory {
             }
             None if text.is_empty() => {}
             None => {
-                tracing::warn!(path = %path.display(), "the file holds no state of a balloon, it starts anew")
+                tracing::warn!(path = %path.display(), "the state of the balloon is damaged, it starts anew")
             }
         }
         Ok(Self {
@@ -148,17 +146,28 @@ mod tests {
         let folder = tempfile::tempdir().expect("a directory");
         let path = folder.path().join("state");
         for text in [
-            "x",
             "paravane-balloon-1",
             "paravane-balloon-1 5",
             "paravane-balloon-1 x -",
+            "paravane-balloon-1\0\0",
             "\0\0",
-            "paravane-balloon-2 1 1",
         ] {
             std::fs::write(&path, text).expect("a file");
             let device = device();
             Memory::open(&path, &device).expect("a file");
             assert_eq!((device.target(), device.actual()), (0, None), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_holds_something_else_is_refused_and_stays() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let path = folder.path().join("disk.raw");
+        for text in ["x", "\0x", "paravane-balloon-2 1 1", " paravane-balloon-1"] {
+            std::fs::write(&path, text).expect("a file");
+            let refused = Memory::open(&path, &device()).expect_err("it is not ours");
+            assert!(refused.to_string().contains("move it away"), "{refused}");
+            assert_eq!(std::fs::read_to_string(&path).expect("a file"), text);
         }
     }
 }

@@ -111,9 +111,18 @@ impl Pool {
     /// A pool of `vms`; opens the host's files.
     ///
     /// # Errors
-    /// There are no descriptors left.
+    /// The control group has no limit to read, or there are no descriptors left.
     pub fn new(spec: &PoolSpec, vms: Vec<Arc<Vm>>) -> Result<Self, Error> {
-        let files = HostFiles::open(spec.cgroup.as_deref());
+        let files = HostFiles::open(spec.cgroup.as_deref()).map_err(|message| Error::Socket {
+            device: "pool".to_owned(),
+            message,
+        })?;
+        if spec.reserve.is_some() && files.total().is_none() {
+            return Err(Error::Socket {
+                device: "pool".to_owned(),
+                message: "the host's memory is not known (/proc/meminfo), so nothing can be kept in reserve".to_owned(),
+            });
+        }
         let reserve = spec.reserve.map(|size| size.0);
         let reserve = reserve.or_else(|| Some(files.total()? / 16));
         let stop = EventFd::new().map_err(|errno| Error::Thread {

@@ -68,9 +68,13 @@ impl Vm {
         let memory = match &device.spec().state_file {
             None => None,
             Some(path) => {
-                let memory = Memory::open(path, &device).map_err(|error| Error::Socket {
+                let refused = |error| {
+                    let path = path.display();
+                    format!("cannot use the state file {path}: {error}")
+                };
+                let memory = Memory::open(path, &device).map_err(|error| Error::Device {
                     device: name.clone(),
-                    message: format!("cannot open the state file {}: {error}", path.display()),
+                    source: refused(error).into(),
                 })?;
                 Some(memory)
             }

@@ -177,6 +177,22 @@ fn a_daemon_that_was_killed_takes_up_its_targets_again() {
 }
 
 #[test]
+fn files_that_are_named_by_mistake_end_the_start_and_stay() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = dir.path().join("disk.raw").display().to_string();
+    std::fs::write(&disk, vec![7; 4096]).expect("a file");
+    let socket = dir.path().join("s").display().to_string();
+    let start = ["--socket-path", &socket];
+    let (code, message) = refusal(&[&start[..], &["--state-file", &disk]].concat());
+    assert_eq!(code, 3, "{message}");
+    assert!(message.contains("move it away"), "{message}");
+    assert_eq!(std::fs::read(&disk).expect("a file"), vec![7; 4096]);
+    let (code, message) = refusal(&[&start[..], &["--pool-cgroup", "/nonexistent"]].concat());
+    assert_eq!(code, 2, "{message}");
+    assert!(message.contains("/nonexistent/memory.max"), "{message}");
+}
+
+#[test]
 fn capabilities_and_descriptor_are_json() {
     for (flag, key) in [
         ("--print-capabilities", "features"),

@@ -5,7 +5,8 @@
 //! poisoned mapping, never in a signal that ends the process.
 //!
 //! This is also the home of the few descriptor helpers that need `unsafe` ([`EventFd`], [`socket`]), so that the
-//! session above can forbid it, and of the way sizes are written ([`ByteSize`]), which the devices above share.
+//! session above can forbid it, of the way sizes are written ([`ByteSize`]) and of the files that devices write
+//! ([`output`]), which the devices above share.
 
 mod backing;
 mod cursor;
@@ -15,6 +16,7 @@ mod event_fd;
 mod iovecs;
 mod mapping;
 mod memory;
+pub mod output;
 mod region;
 mod release;
 mod shared;

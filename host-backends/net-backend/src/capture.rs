@@ -4,10 +4,8 @@
 //! cannot go on it stops and says so in its counters, and frames pass as before.
 
 use std::fs::File;
-use std::fs::OpenOptions;
 use std::io;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -25,6 +23,8 @@ pub const FILE_LIMIT: u64 = 1 << 30;
 
 /// Bytes that are gathered before they are written.
 const BUFFER: usize = 256 << 10;
+/// Type of a file's first block, the same in either byte order.
+const SECTION: u32 = 0x0a0d_0d0a;
 const ETHERNET: u16 = 1;
 /// What a record has beside the frame, with its one option.
 const RECORD: usize = 28 + 8 + 4 + 4;
@@ -68,19 +68,15 @@ struct Output {
 }
 
 impl Capture {
-    /// Makes or empties the file, readable by its owner only, and begins, unless `paused`. To be called before the
-    /// process is confined.
+    /// Makes the file, readable by its owner only, or empties an earlier recording, and begins, unless `paused`. To be
+    /// called before the process is confined.
     ///
     /// # Errors
-    /// When the file cannot be made.
+    /// When the file cannot be made, or holds something else.
     pub fn create(path: &Path, paused: bool) -> io::Result<Self> {
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
-            .open(path)?;
+        let ours = |head: &[u8]| head.starts_with(&SECTION.to_le_bytes());
+        let file = guest_memory::output::open(path, "recording of frames (pcapng)", ours)?;
+        file.set_len(0)?;
         Self::to_file(file, SNAP_LENGTH, FILE_LIMIT, paused)
     }
 
@@ -173,7 +169,7 @@ impl Output {
     /// The section and its one interface: Ethernet, nanoseconds.
     fn begin(&mut self, snap_length: usize) {
         let mut header = Vec::with_capacity(64);
-        header.extend(0x0a0d_0d0a_u32.to_le_bytes());
+        header.extend(SECTION.to_le_bytes());
         header.extend(28u32.to_le_bytes());
         header.extend(0x1a2b_3c4d_u32.to_le_bytes());
         header.extend([1, 0, 0, 0]);

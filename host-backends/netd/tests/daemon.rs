@@ -419,6 +419,25 @@ fn it_may_open_as_many_files_as_the_system_allows() {
 }
 
 #[test]
+fn a_file_that_is_no_recording_ends_the_start_and_stays() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = dir.path().join("disk.raw").display().to_string();
+    std::fs::write(&disk, vec![7; 4096]).expect("a file");
+    let socket = dir.path().join("s").display().to_string();
+    let start = ["--link", "null", "--socket-path", &socket, "--capture"];
+    let (code, message) = refusal(&[&start[..], &[&disk]].concat());
+    assert_eq!(code, 3, "{message}");
+    assert!(message.contains("move it away"), "{message}");
+    assert_eq!(std::fs::read(&disk).expect("a file"), vec![7; 4096]);
+    let fifo = dir.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
+    // It would wait for a reader for ever.
+    let (code, message) = refusal(&[&start[..], &[&fifo.display().to_string()]].concat());
+    assert_eq!(code, 3, "{message}");
+    assert!(message.contains("regular file"), "{message}");
+}
+
+#[test]
 fn inside_the_sandbox_it_has_a_filter_and_no_new_privileges() {
     let daemon = Daemon::start(&NULL);
     let start = Instant::now();

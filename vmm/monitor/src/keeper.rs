@@ -45,7 +45,7 @@ const START: Duration = Duration::from_secs(20);
 const END: Duration = Duration::from_secs(10);
 /// Pause before a daemon is started again; it doubles up to the longest while the daemon dies young.
 const PAUSE_LEAST: Duration = Duration::from_millis(50);
-const PAUSE_MOST: Duration = Duration::from_secs(5);
+const PAUSE_MOST: Duration = Duration::from_secs(30);
 /// From this age on a daemon's death is not the fault of its start.
 const GROWN: Duration = Duration::from_secs(10);
 /// Exit code with which a daemon says that its configuration is wrong.
@@ -147,6 +147,7 @@ impl Kept {
             .stderr(Stdio::piped())
             .spawn()?;
         let mut life = self.life();
+        life.last_words.clear();
         life.pid = i32::try_from(child.id()).ok().map(Pid::from_raw);
         // A stop that came in between has not seen this input.
         life.input = child.stdin.take().filter(|_| !self.stopping());
@@ -213,15 +214,28 @@ impl Kept {
             tell(&Notice::Ended {
                 daemon: self.plan.name.clone(),
             });
+            let how = end.map_or_else(|error| error.to_string(), |end| self.explain(end));
             self.status.report(&Event::DaemonEnded {
                 daemon: &self.plan.name,
-                how: &end.map_or_else(|error| error.to_string(), describe),
+                how: &how,
+                pause_ms: u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
             });
             std::thread::sleep(pause);
             pause = (pause * 2).min(PAUSE_MOST);
             if self.stopping() {
                 return;
             }
+        }
+    }
+
+    /// How the daemon ended, with its reason if it ended by itself.
+    fn explain(&self, end: ExitStatus) -> String {
+        let life = self.life();
+        match end.code() {
+            Some(1..) if !life.last_words.is_empty() => {
+                format!("{}: {}", describe(end), life.last_words)
+            }
+            _ => describe(end),
         }
     }
 

@@ -55,3 +55,30 @@ fn ends_are_described() {
     assert_eq!(describe(ExitStatus::from_raw(0x300)), "exit code 3");
     assert_eq!(describe(ExitStatus::from_raw(9)), "SIGKILL");
 }
+
+#[test]
+fn a_daemon_that_fails_at_each_start_is_started_ever_more_seldom_and_its_reason_is_kept() {
+    let (folder, kept) = kept("echo the image is gone >&2; echo x >>\"${0%/*}/starts\"; exit 3");
+    let kept = Arc::new(kept);
+    let child = kept.spawn().unwrap();
+    let (gone, is_gone) = mpsc::channel();
+    let (say_served, served) = mpsc::channel();
+    let lives = Arc::clone(&kept);
+    let thread = std::thread::spawn(move || lives.live(child, gone, &served));
+    let _ = is_gone.recv();
+    say_served.send(()).unwrap();
+    let starts = || std::fs::read(folder.path().join("starts")).map_or(0, |text| text.len() / 2);
+    let begin = Instant::now();
+    while starts() < 5 {
+        assert!(begin.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // Pauses of 50, 100, 200 and 400 ms lie between five starts.
+    assert!(begin.elapsed() >= Duration::from_millis(700));
+    let end = ExitStatus::from_raw(0x300);
+    while !kept.explain(end).ends_with("3: the image is gone") {
+        assert!(begin.elapsed() < Duration::from_secs(20));
+    }
+    kept.stopping.store(true, Ordering::Release);
+    thread.join().unwrap();
+}

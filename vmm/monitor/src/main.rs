@@ -14,6 +14,7 @@ mod loader;
 mod options;
 mod run;
 mod sandbox;
+mod serial_file;
 mod signals;
 mod status;
 mod surroundings;

@@ -133,7 +133,7 @@ pub(crate) struct RunOptions {
     /// More of the daemons' config files, by daemon.
     #[arg(skip)]
     pub(crate) daemon: BTreeMap<String, Table>,
-    /// Serial port: stdio, off, or file:PATH [default: stdio].
+    /// Serial port: stdio, off, or file:PATH, which output is added to [default: stdio].
     #[arg(long, value_name = "WHERE")]
     pub(crate) serial: Option<Serial>,
     /// What a guest's reset does [default: restart].
@@ -194,7 +194,7 @@ pub(crate) enum Serial {
     Stdio,
     /// Nowhere: the machine has no serial port.
     Off,
-    /// Output to a file, no input.
+    /// Output is added to a file, no input.
     File(PathBuf),
 }
 

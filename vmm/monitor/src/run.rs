@@ -34,6 +34,7 @@ use crate::options::OnReset;
 use crate::options::RunOptions;
 use crate::options::Serial;
 use crate::sandbox;
+use crate::serial_file;
 use crate::signals;
 use crate::status::Event;
 use crate::status::Status;
@@ -267,7 +268,7 @@ fn serial_output(serial: &Serial) -> Result<Option<Box<dyn Write + Send>>, Error
 }
 
 fn create(path: &Path) -> Result<File, Error> {
-    File::create(path).map_err(|source| Error::Serial {
+    serial_file::open(path).map_err(|source| Error::Serial {
         path: path.display().to_string(),
         source,
     })

@@ -32,7 +32,12 @@ pub(crate) enum Event<'a> {
     /// A daemon of this VM said something.
     DaemonLog { daemon: &'a str, line: &'a str },
     /// A daemon of this VM ended, and is started again.
-    DaemonEnded { daemon: &'a str, how: &'a str },
+    DaemonEnded {
+        daemon: &'a str,
+        how: &'a str,
+        /// Until it is started again.
+        pause_ms: u64,
+    },
     /// The VM could not be run.
     Error { message: &'a str, exit_code: u8 },
 }
@@ -69,8 +74,15 @@ impl Status {
                 );
             }
             Event::DaemonLog { daemon, line } => host_os::tell!("{daemon}: {line}\r"),
-            Event::DaemonEnded { daemon, how } => {
-                host_os::tell!("paravane: {daemon} ended ({how}); it is started again\r");
+            Event::DaemonEnded {
+                daemon,
+                how,
+                pause_ms,
+            } => {
+                let seconds = *pause_ms as f64 / 1000.0;
+                host_os::tell!(
+                    "paravane: {daemon} ended ({how}); it is started again in {seconds} s\r"
+                );
             }
             Event::Reset { cause } => host_os::tell!("paravane: reset by {cause}\r"),
             Event::PowerButton { heard: true } => {

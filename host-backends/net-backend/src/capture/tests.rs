@@ -193,3 +193,28 @@ fn tcpdump_reads_a_recording() {
         "{output:?}"
     );
 }
+
+#[test]
+fn an_earlier_recording_is_replaced_and_nothing_else_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("frames");
+    for _ in 0..2 {
+        let capture = Capture::create(&path, false).unwrap();
+        capture.record(Direction::Sent, TIME, b"frame", NONE);
+        drop(capture);
+        assert_eq!(read(&File::open(&path).unwrap()).len(), 1);
+    }
+    let disk = folder.path().join("disk");
+    std::fs::write(&disk, vec![1; 4096]).unwrap();
+    Capture::create(&disk, false).unwrap_err();
+    assert_eq!(std::fs::read(&disk).unwrap(), vec![1; 4096]);
+}
+
+#[test]
+fn a_pipe_that_nobody_reads_is_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let fifo = folder.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let refused = Capture::create(&fifo, false).unwrap_err();
+    assert!(refused.to_string().contains("regular file"), "{refused}");
+}
