@@ -96,10 +96,7 @@ impl BlockDevice {
         spec.check().map_err(Error::Spec)?;
         let image = Arc::new(Image::open(&spec)?);
         let engine = Choice::pick(&spec, &image)?;
-        let serial = spec
-            .serial
-            .clone()
-            .unwrap_or_else(|| image.identity().to_owned());
+        let serial = spec.serial.clone().unwrap_or_default();
         tracing::info!(image = %image.path.display(), engine = engine.name(), bytes = image.size(),
             cache = ?spec.cache, readonly = spec.readonly, "disk is open");
         let disk = Disk {

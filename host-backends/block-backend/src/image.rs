@@ -6,7 +6,6 @@ use std::fs::File;
 use std::fs::OpenOptions;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -77,7 +76,6 @@ pub(crate) struct Image {
     /// Bytes that there were when the size was read last.
     end: AtomicU64,
     block_size: u64,
-    identity: String,
 }
 
 impl Image {
@@ -117,7 +115,6 @@ impl Image {
         let direct = past_cache.then(|| sys::direct_align(&file, device));
         let granule = u64::try_from(fs.block_size()).unwrap_or(4096).max(4096);
         let image = Self {
-            identity: format!("{:x}-{:x}", meta.dev(), meta.ino()),
             block_size: u64::from(spec.block_size),
             size: AtomicU64::new(0),
             end: AtomicU64::new(0),
@@ -226,11 +223,6 @@ impl Image {
             "no direct I/O in blocks of {} bytes here: the page cache is used, as with --cache writeback. A new disk \
              goes past it with --block-size 4096; the partition table of an existing one would be unreadable with that",
             self.block_size);
-    }
-
-    /// A name for the disk that stays the same as long as the image does.
-    pub fn identity(&self) -> &str {
-        &self.identity
     }
 }
 

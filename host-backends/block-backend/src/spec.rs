@@ -115,7 +115,8 @@ pub struct BlockSpec {
     /// Largest ring that a front-end may give a queue, a power of two.
     #[arg(long, value_name = "N", default_value_t = 1024, help_heading = "Disk")]
     pub queue_size: u16,
-    /// Serial number that the guest sees, up to 20 ASCII characters [default: made from the image's inode].
+    /// Serial number that the guest sees, up to 20 ASCII characters; give one for live migration, or if the image may move
+    /// [default: made from this host's machine-id and the image's absolute path].
     #[arg(long, value_name = "TEXT", help_heading = "Disk")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,

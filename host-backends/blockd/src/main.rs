@@ -23,6 +23,7 @@ use daemon_shell::capabilities::Capabilities;
 use daemon_shell::capabilities::Descriptor;
 use daemon_shell::capabilities::to_json;
 use daemon_shell::exit;
+use daemon_shell::identity;
 
 use crate::cli::Cli;
 use crate::disk::Disk;
@@ -72,7 +73,15 @@ fn open((at, spec): (usize, DeviceSpec<BlockSpec>)) -> Result<Unit, Error> {
         .name
         .clone()
         .unwrap_or_else(|| format!("device{}", at + 1));
-    let device = BlockDevice::open(spec.device).map_err(|source| match source {
+    let mut disk = spec.device;
+    disk.serial.get_or_insert_with(|| {
+        let fingerprint = match &disk.path {
+            Some(path) => identity::of_path("disk", path),
+            None => identity::of_socket("disk", &spec.socket, &name),
+        };
+        format!("{fingerprint:016x}")
+    });
+    let device = BlockDevice::open(disk).map_err(|source| match source {
         block_backend::Error::Spec(faults) => Error::Socket {
             device: name,
             message: faults.join("; "),

@@ -196,6 +196,26 @@ fn after_kill_nine_it_starts_again_on_the_same_paths() {
 }
 
 #[test]
+fn the_default_serial_stays_while_path_and_host_do() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (image, other) = (image(&dir), dir.path().join("other").display().to_string());
+    std::fs::copy(&image, &other).expect("another image");
+    let serial = |image: &str| {
+        let daemon = Daemon::start(&["--socket-path", "{}/s", "--path", image]);
+        let status = daemon.ask("status");
+        let serial = status["ok"]["devices"][0]["device"]["spec"]["serial"].clone();
+        serial.as_str().expect("a serial").to_owned()
+    };
+    let first = serial(&image);
+    assert_eq!(first.len(), 16, "it fits the 20 bytes that there are");
+    // The same place in another inode, as after a boot or a restore.
+    std::fs::remove_file(&image).expect("the image");
+    std::fs::copy(&other, &image).expect("another inode");
+    assert_eq!(serial(&image), first);
+    assert_ne!(serial(&other), first);
+}
+
+#[test]
 fn capabilities_and_descriptor_are_json() {
     for (flag, key) in [
         ("--print-capabilities", "features"),

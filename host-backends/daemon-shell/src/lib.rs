@@ -11,6 +11,7 @@ mod daemon;
 mod descriptors;
 mod error;
 pub mod exit;
+pub mod identity;
 mod logging;
 mod options;
 mod sandbox;

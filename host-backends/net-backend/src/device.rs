@@ -13,6 +13,7 @@ use device_model::ConfigNotifier;
 use device_model::Device;
 use device_model::DeviceRecord;
 use device_model::QueueHandler;
+use device_model::fingerprint;
 use net_link::Watch;
 use virtio_spec::device_id;
 use virtio_spec::feature as ring;
@@ -134,7 +135,7 @@ impl NetDevice {
         spec.check().map_err(Error::Spec)?;
         let mac = spec
             .mac
-            .unwrap_or_else(|| MacAddress::derived_from(name.as_bytes()));
+            .unwrap_or_else(|| MacAddress::from_fingerprint(fingerprint(&[name.as_bytes()])));
         let state = PortState::new(mac);
         let policy = policy(&spec, mac)?;
         let cable = Arc::<Cable>::default();

@@ -29,15 +29,11 @@ impl MacAddress {
         !self.is_multicast() && self.0 != [0; 6]
     }
 
-    /// An address that is always the same for `seed` and most likely no other's: locally administered, with the
-    /// prefix that virtual machines are known by.
-    pub fn derived_from(seed: &[u8]) -> Self {
-        // FNV-1a, 64 bits: stable over versions, which the standard library's hashers are not.
-        let hash = seed.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        let [a, b, c, ..] = (hash ^ hash >> 32).to_le_bytes();
-        Self([0x52, 0x54, 0x00, a, b, c])
+    /// The address that goes with a fingerprint: locally administered, and 40 bits of it, so that even among a thousand
+    /// machines two are most likely not equal.
+    pub fn from_fingerprint(fingerprint: u64) -> Self {
+        let [a, b, c, d, e, ..] = fingerprint.to_le_bytes();
+        Self([0x52, a, b, c, d, e])
     }
 }
 

@@ -149,7 +149,8 @@ pub struct NetSpec {
     /// Where frames go: passt, tap:NAME, switch:NAME, packet:INTERFACE, fd:N or null.
     #[arg(long, value_name = "LINK", default_value_t, help_heading = "Network")]
     pub link: LinkChoice,
-    /// Ethernet address of the guest's interface [default: made from the device's place, always the same].
+    /// Ethernet address of the guest's interface [default: made from this host's machine-id and the absolute path where the
+    /// device is served, always the same].
     #[arg(long, value_name = "MAC", help_heading = "Network")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddress>,

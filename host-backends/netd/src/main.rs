@@ -23,6 +23,7 @@ use daemon_shell::capabilities::Capabilities;
 use daemon_shell::capabilities::Descriptor;
 use daemon_shell::capabilities::to_json;
 use daemon_shell::exit;
+use daemon_shell::identity;
 use net_backend::Fabric;
 use net_backend::LinkChoice;
 use net_backend::NetDevice;
@@ -138,19 +139,13 @@ fn name_of(at: usize, spec: &DeviceSpec<NetSpec>) -> String {
     name.unwrap_or_else(|| format!("device{}", at + 1))
 }
 
-/// What a device's socket is, as the seed of its address: the same at every start.
-fn place(name: &str, spec: &DeviceSpec<NetSpec>) -> String {
-    let socket = &spec.socket;
-    let path = socket.socket_path.as_ref().or(socket.connect.as_ref());
-    path.map_or_else(|| name.to_owned(), |path| path.display().to_string())
-}
-
 fn open(at: usize, spec: DeviceSpec<NetSpec>, fabric: &Fabric) -> Result<Unit, Error> {
     let name = name_of(at, &spec);
-    let place = place(&name, &spec);
     let mut card = spec.device;
-    card.mac
-        .get_or_insert_with(|| net_backend::MacAddress::derived_from(place.as_bytes()));
+    card.mac.get_or_insert_with(|| {
+        let fingerprint = identity::of_socket("net", &spec.socket, &name);
+        net_backend::MacAddress::from_fingerprint(fingerprint)
+    });
     let device = NetDevice::open(&name, card, fabric).map_err(|error| refusal(&name, error))?;
     Ok(Unit {
         socket: spec.socket,

@@ -43,7 +43,7 @@ const EDGES: &[(&str, u8, &[&str])] = &[
     ("daemon-shell",        5, &["host-os", "control-lines", "device-model", "vhost-user-server"]),
     ("blockd",              6, &["device-model", "block-backend", "daemon-shell"]),
     ("netd",                6, &["device-model", "net-link", "net-backend", "daemon-shell"]),
-    ("balloond",            6, &["device-model", "balloon-backend", "daemon-shell"]),
+    ("balloond",            6, &["guest-memory", "device-model", "balloon-backend", "daemon-shell"]),
     ("kvm",                 1, &[]),
     ("boot",                1, &[]),
     ("machine",             2, &["kvm"]),
