@@ -113,7 +113,10 @@ pub(crate) trait Engine: Send {
 #[derive(Debug)]
 pub(crate) enum Choice {
     Map(Arc<map::Shared>),
-    Uring,
+    Uring {
+        /// System calls will do for a queue that gets no ring.
+        or_sync: bool,
+    },
     Sync,
 }
 
@@ -123,8 +126,8 @@ impl Choice {
         let mappable = matches!(image.kind, Kind::MemoryFile | Kind::HugeFile);
         match spec.engine {
             EngineChoice::Auto if mappable => Self::map(spec, image),
-            EngineChoice::Auto => match uring::probe() {
-                Ok(()) => Ok(Self::Uring),
+            EngineChoice::Auto => match uring::probe(image) {
+                Ok(()) => Ok(Self::Uring { or_sync: true }),
                 Err(errno) => {
                     tracing::info!(%errno, "io_uring is not available here, using plain system calls");
                     Ok(Self::Sync)
@@ -134,7 +137,10 @@ impl Choice {
             EngineChoice::Map => Err(Error::MapEngine {
                 path: image.path.clone(),
             }),
-            EngineChoice::Uring => uring::probe().map(|()| Self::Uring).map_err(Error::Uring),
+            EngineChoice::Uring => match uring::probe(image) {
+                Ok(()) => Ok(Self::Uring { or_sync: false }),
+                Err(errno) => Err(Error::Uring(errno)),
+            },
             EngineChoice::Sync => Ok(Self::Sync),
         }
     }
@@ -149,9 +155,16 @@ impl Choice {
             Self::Map(shared) => {
                 Box::new(map::MapEngine::new(Arc::clone(image), Arc::clone(shared)))
             }
-            Self::Uring => {
-                Box::new(uring::UringEngine::new(Arc::clone(image), depth).map_err(Error::Uring)?)
-            }
+            Self::Uring { or_sync } => match uring::UringEngine::new(Arc::clone(image), depth) {
+                Ok(engine) => Box::new(engine),
+                Err(errno) if *or_sync => {
+                    // Descriptors or locked memory may have run out since the device opened.
+                    tracing::warn!(%errno, image = %image.path.display(),
+                        "no io_uring for a queue, it uses plain system calls");
+                    Box::new(sync::SyncEngine::new(Arc::clone(image)))
+                }
+                Err(errno) => return Err(Error::Uring(errno)),
+            },
             Self::Sync => Box::new(sync::SyncEngine::new(Arc::clone(image))),
         })
     }
@@ -160,7 +173,7 @@ impl Choice {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Map(_) => "map",
-            Self::Uring => "uring",
+            Self::Uring { .. } => "uring",
             Self::Sync => "sync",
         }
     }

@@ -61,9 +61,18 @@ enum WriteAtOnce {
     Never,
 }
 
-/// Whether an io_uring can be had here: sysctl, seccomp and old kernels may say no.
-pub(crate) fn probe() -> Result<(), Errno> {
-    build(2).map(drop)
+/// Whether an io_uring can be had here and does something: a sysctl, an old kernel or a container's filter may refuse
+/// each of its three system calls by itself.
+pub(crate) fn probe(image: &Arc<Image>) -> Result<(), Errno> {
+    let mut engine = UringEngine::new(Arc::clone(image), 2)?;
+    let nothing = opcode::Readv::new(IMAGE, std::ptr::null(), 0).build();
+    // SAFETY: the entry points to nothing.
+    unsafe { engine.queue(0, nothing) };
+    // What comes of it does not matter, only that something does.
+    while engine.ring.completion().is_empty() {
+        engine.wait()?;
+    }
+    Ok(())
 }
 
 fn build(entries: u32) -> Result<IoUring, Errno> {

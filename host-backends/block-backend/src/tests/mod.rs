@@ -7,6 +7,7 @@ mod config;
 mod durable;
 mod engines;
 mod faults;
+mod filters;
 mod hostile;
 mod image;
 mod properties;
