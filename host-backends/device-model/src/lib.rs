@@ -33,6 +33,7 @@ pub use inflight::NewInflight;
 pub use inflight::QueueRecord;
 pub use moderator::Moderator;
 pub use queue::Queue;
+pub use queue::QueueMemory;
 pub use queue::QueueSetup;
 pub use queue::RingAddresses;
 

@@ -11,6 +11,7 @@ use crate::recorder::Recorder;
 use crate::starting::starting_state;
 use guest_memory::EventFd;
 use guest_memory::GuestMemory;
+use guest_memory::SharedMemory;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use virtqueue::ChainBatch;
@@ -69,11 +70,25 @@ pub struct Queue {
     call: Option<Arc<EventFd>>,
     /// Holds interrupts back.
     moderator: Option<Arc<Moderator>>,
-    /// Workers of other front-ends use the queue too.
-    shared: bool,
     counters: Arc<QueueCounters>,
     /// Last field: the ring lies in it.
+    ground: QueueMemory,
+}
+
+/// All that the front-end shares with a queue, and may cut short under it: memory with its dirty log, and the in-flight
+/// record.
+#[derive(Debug, Clone)]
+pub struct QueueMemory {
     memory: Arc<GuestMemory>,
+    record: Option<Arc<SharedMemory>>,
+}
+
+impl QueueMemory {
+    /// Whether any of it was truncated; what was read of it since is void.
+    #[inline]
+    pub fn poisoned(&self) -> bool {
+        self.memory.poisoned() || self.record.as_ref().is_some_and(|it| it.poisoned())
+    }
 }
 
 impl Queue {
@@ -92,6 +107,10 @@ impl Queue {
             counters,
         } = setup;
         config.check()?;
+        let ground = QueueMemory {
+            memory: memory.clone(),
+            record: record.as_ref().map(|record| record.memory.clone()),
+        };
         let rings = find_rings(&config, &addresses, &memory)?;
         let mut state = starting_state(&config, &rings, base)?;
         let mut recorder = None;
@@ -118,21 +137,19 @@ impl Queue {
             writable,
             call,
             moderator: None,
-            shared: false,
             counters,
-            memory,
+            ground,
         })
-    }
-
-    /// From now on workers of other front-ends use the queue too, which this one must not be able to hang: an interrupt
-    /// whose descriptor it filled is left out.
-    pub fn share(&mut self) {
-        self.shared = true;
     }
 
     /// The memory snapshot that the ring's addresses refer to.
     pub fn memory(&self) -> &Arc<GuestMemory> {
-        &self.memory
+        &self.ground.memory
+    }
+
+    /// What to look at for truncation; it is to be looked at after each use of the queue.
+    pub fn ground(&self) -> &QueueMemory {
+        &self.ground
     }
 
     /// The ring's parameters.
@@ -159,7 +176,7 @@ impl Queue {
             batch.keep_raw_descriptors();
         }
         let before = batch.len();
-        let taken = self.ring.take(&*self.memory, batch, max)?;
+        let taken = self.ring.take(&*self.ground.memory, batch, max)?;
         if taken == 0 {
             return Ok(0);
         }
@@ -189,7 +206,7 @@ impl Queue {
                 Recorded::Descriptors(descriptors) => Replay::Descriptors(descriptors),
             };
             let position = batch.len();
-            self.ring.replay(&*self.memory, batch, replay)?;
+            self.ring.replay(&*self.ground.memory, batch, replay)?;
             self.replay.pop_front();
             if let (Some(recorder), Some(chain)) = (&mut self.recorder, batch.get(position)) {
                 recorder.replayed(chain.token);
@@ -254,7 +271,9 @@ impl Queue {
         if let Some(segments) = self.writable.get_mut(usize::from(token.id)) {
             // Whole buffers, whatever `written` says: a failed read may have changed any part.
             for segment in segments.drain(..) {
-                self.memory.mark_dirty(segment.addr, u64::from(segment.len));
+                self.ground
+                    .memory
+                    .mark_dirty(segment.addr, u64::from(segment.len));
             }
         }
         self.ring.complete(token, written)?;
@@ -349,7 +368,7 @@ impl Queue {
     #[inline]
     fn mark_ring(&self) {
         for (addr, len) in &self.ring_log {
-            self.memory.mark_dirty(*addr, *len);
+            self.ground.memory.mark_dirty(*addr, *len);
         }
     }
 
@@ -362,11 +381,9 @@ impl Queue {
     }
 
     fn call_driver(&self) {
-        match &self.call {
-            Some(call) if self.shared => call.notify_unless_full(),
-            Some(call) => call.notify(),
-            None => false,
-        };
+        if let Some(call) = &self.call {
+            call.notify();
+        }
     }
 
     /// Replaces the interrupt; the driver is interrupted once through the new one, since a call through the old one

@@ -21,6 +21,7 @@ mod region;
 mod release;
 mod shared;
 pub mod sigbus;
+mod signal;
 mod size;
 pub mod socket;
 mod timer;

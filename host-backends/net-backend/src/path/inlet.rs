@@ -135,7 +135,13 @@ impl Inlet {
 
     /// Forgets the frame that waits for buffers.
     pub fn forget_pending(&self) {
-        lock(&self.slot).pending = None;
+        self.lose_pending(&mut lock(&self.slot));
+    }
+
+    fn lose_pending(&self, slot: &mut Slot) {
+        if slot.pending.take().is_some() {
+            self.tally.receive.starved.add(1);
+        }
     }
 
     /// Whether frames could be put into the queue. If not, the driver is asked to tell when it adds buffers, and
@@ -173,7 +179,6 @@ impl Inlet {
 impl Shelf for Inlet {
     fn put(&self, mut queue: Queue) {
         queue.disarm();
-        queue.share();
         let mut slot = lock(&self.slot);
         slot.batch.clear();
         slot.next = 0;
@@ -187,6 +192,7 @@ impl Shelf for Inlet {
 
     fn take(&self) -> Option<Queue> {
         let mut slot = lock(&self.slot);
+        self.lose_pending(&mut slot);
         slot.give_back();
         slot.queue.take()
     }

@@ -314,15 +314,16 @@ impl Drop for Receiving<'_> {
     #[inline]
     fn drop(&mut self) {
         let slot = &mut *self.slot;
+        let mut poisoned = false;
         if let Some(queue) = &mut slot.queue {
             queue.publish();
+            poisoned = queue.ground().poisoned();
         }
         if self.frames != 0 {
             slot.starved = false;
             self.tally.frames.add(self.frames);
             self.tally.bytes.add(self.bytes);
         }
-        let poisoned = self.memory.as_ref().is_some_and(|memory| memory.poisoned());
         if slot.failed.is_some() || poisoned {
             self.alarm.notify();
         }

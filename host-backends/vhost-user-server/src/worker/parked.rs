@@ -13,6 +13,7 @@ use device_model::Error;
 use device_model::Moderator;
 use device_model::Queue;
 use device_model::QueueHandler;
+use device_model::QueueMemory;
 use device_model::Shelf;
 use guest_memory::EventFd;
 use guest_memory::GuestMemory;
@@ -27,6 +28,7 @@ pub(super) fn run(job: Job, shelf: Arc<dyn Shelf>, shared: &Shared) -> (Remains,
     queue.disarm();
     let mut parked = Parked {
         memory: queue.memory().clone(),
+        ground: queue.ground().clone(),
         moderator: job.handler.moderator(),
         call: job.call,
         queue: Some(queue),
@@ -61,6 +63,8 @@ struct Parked<'a> {
     err: Option<Arc<EventFd>>,
     shelf: Arc<dyn Shelf>,
     memory: Arc<GuestMemory>,
+    /// What may be truncated while others have the queue.
+    ground: QueueMemory,
     shared: &'a Shared,
 }
 
@@ -82,7 +86,7 @@ impl Parked<'_> {
                 moderator: self.moderator.as_deref(),
             };
             let woken = sources.wait();
-            if self.memory.poisoned() {
+            if self.ground.poisoned() {
                 return Err(Failure::Poisoned);
             }
             if woken.rang {
@@ -100,7 +104,7 @@ impl Parked<'_> {
     fn interrupt_if_late(&self) {
         let late = self.moderator.as_ref().is_some_and(|held| held.take_late());
         if let Some(call) = self.call.as_ref().filter(|_| late) {
-            call.notify_unless_full();
+            call.notify();
         }
     }
 
@@ -154,14 +158,14 @@ impl Parked<'_> {
             Stop::Suspend => self.handler.suspend(queue, &self.memory),
         };
         queue.publish();
-        if self.memory.poisoned() {
+        if self.ground.poisoned() {
             return Err(Failure::Poisoned);
         }
         drained.map_err(Failure::Queue)
     }
 
     fn failure(&self, error: Error) -> Failure {
-        if self.memory.poisoned() {
+        if self.ground.poisoned() {
             Failure::Poisoned
         } else {
             Failure::Queue(error)
