@@ -56,6 +56,9 @@ pub(crate) struct Inner {
     target: u32,
     /// Queue 2 was started by the present driver.
     second_runs: bool,
+    /// The timer of the statistics runs. It goes on over a pause of their queue: a question whose time came meanwhile is
+    /// asked when the queue is back.
+    asks: bool,
 }
 
 /// What queues and owner share.
@@ -424,15 +427,19 @@ impl Device for BalloonDevice {
         let mut inner = self.shared.lock();
         inner.second_runs |= index == 2;
         let role = config::role(index, features, inner.second_runs);
-        drop(inner);
         let role = role.ok_or(device_model::Error::Unsupported)?;
-        if role == Role::Stats {
+        let first = role == Role::Stats && !std::mem::replace(&mut inner.asks, true);
+        drop(inner);
+        if first {
             let interval = Duration::from_millis(self.interval_ms.load(Ordering::Acquire).into());
             self.shared
                 .poll_every(interval, interval)
-                .map_err(|errno| device_model::Error::Io {
-                    what: "setting a timer",
-                    source: errno.into(),
+                .map_err(|errno| {
+                    self.shared.lock().asks = false;
+                    device_model::Error::Io {
+                        what: "setting a timer",
+                        source: errno.into(),
+                    }
                 })?;
         }
         let terms = Terms {
@@ -452,7 +459,7 @@ impl Device for BalloonDevice {
         inner.hints.leave();
         inner.statistics = None;
         inner.remembered = inner.actual.take().or(inner.remembered);
-        inner.second_runs = false;
+        (inner.second_runs, inner.asks) = (false, false);
         drop(inner);
         // Nobody is asked any more.
         let _ = self.shared.timer.unset();

@@ -191,10 +191,7 @@ fn fresh(queue: &Queue) -> bool {
 impl QueueHandler for BalloonQueue {
     fn run(&mut self, queue: &mut Queue, memory: &Arc<GuestMemory>) -> Result<Progress, Error> {
         self.start(queue, memory);
-        let mut progress = Progress {
-            taken: 0,
-            completed: self.poll(queue)?,
-        };
+        let mut progress = Progress::default();
         for _ in 0..BATCHES_PER_RUN {
             let mut batch = std::mem::take(&mut self.batch);
             batch.clear();
@@ -214,6 +211,8 @@ impl QueueHandler for BalloonQueue {
                 break;
             }
         }
+        // Last: after a pause the buffer to ask with waits in the ring.
+        progress.completed += self.poll(queue)?;
         Ok(progress)
     }
 
@@ -227,7 +226,6 @@ impl QueueHandler for BalloonQueue {
 
     /// The held buffer goes back: the driver fills it again, and it waits in the ring for the next start.
     fn drain(&mut self, queue: &mut Queue, _memory: &Arc<GuestMemory>) -> Result<(), Error> {
-        self.started = false;
         if let Some(token) = self.held.take() {
             queue.complete(token, 0)?;
             queue.publish();

@@ -232,11 +232,7 @@ fn serve(
         overseer.stop();
     }
     files.remove();
-    match failed {
-        Some(error @ Error::Panic { .. }) => Err(error),
-        Some(error) if !shutdown.is_shutdown() => Err(error),
-        _ => Ok(()),
-    }
+    failed.map_or(Ok(()), Err)
 }
 
 fn name_of(service: &ServiceSpec, at: usize) -> String {
@@ -291,14 +287,13 @@ fn spawn(
         let _alive = alive;
         let error = match catch_unwind(AssertUnwindSafe(serve)) {
             Ok(end) => serve_error(&name, end.err()?),
-            // Nobody would serve this device again; a new process does.
-            Err(_) => {
-                shutdown.shutdown();
-                Error::Panic { device: name }
-            }
+            Err(_) => Error::Panic { device: name },
         };
         tracing::error!("{}", crate::exit::chain(&error));
-        Some(error)
+        // Nobody would serve this device again: the process ends as a whole, for whoever can start a new one to see.
+        let wanted = !shutdown.is_shutdown() || matches!(error, Error::Panic { .. });
+        shutdown.shutdown();
+        wanted.then_some(error)
     };
     let thread = std::thread::Builder::new().name(format!("serve {}", unit.name));
     thread.spawn(body).map_err(thread_error)

@@ -12,9 +12,9 @@ pub type ConfigNotifier = Arc<dyn Fn() + Send + Sync>;
 
 /// One virtio device, shared by all its queues; it outlives front-ends.
 ///
-/// Order of calls in one session: `on_config_change`, then `acked`, then any number of `start_queue`; `reset` once
-/// all handlers are gone, on the front-end's word, and `session_ended` at the end. `read_config` and `write_config` may
-/// come at any point.
+/// Order of calls in one session: `on_config_change`, then `acked`, then any number of `start_queue` and `queue_ended`;
+/// `reset` once all handlers are gone, on the front-end's word, and `session_ended` at the end. `read_config` and
+/// `write_config` may come at any point.
 pub trait Device: Send + Sync {
     /// Virtio device id (virtio 1.4 sec. 5).
     fn device_id(&self) -> u32;
@@ -43,12 +43,17 @@ pub trait Device: Send + Sync {
     /// When the driver may not write there, or not that value.
     fn write_config(&self, offset: u32, data: &[u8]) -> Result<(), Error>;
 
-    /// Makes the handler of queue `index`; called each time a queue starts. The handler then lives on its worker
-    /// thread. It may be kept over a pause (memory change) with nothing in flight.
+    /// Makes the handler of queue `index`; called each time its worker starts, also after a mere pause (memory change,
+    /// dirty log). The handler lives as long as that worker: it runs on one thread only and is dropped there, drained
+    /// first unless it failed. What is to outlive a pause belongs to the device.
     ///
     /// # Errors
     /// When resources are missing; the queue then does not start.
     fn start_queue(&self, index: u16, features: u64) -> Result<Box<dyn QueueHandler>, Error>;
+
+    /// The front-end stopped queue `index` (`GET_VRING_BASE`, or a status of zero), as it does when the driver resets the
+    /// queue: what the driver set up for this queue is void. A mere pause does not say so. The queue does not run.
+    fn queue_ended(&self, _index: u16) {}
 
     /// Back to the state after creation: no features accepted, writable configuration at its defaults. Idempotent;
     /// no queue runs.

@@ -1,4 +1,5 @@
-//! What serves one queue. One rule: all calls come from the queue's worker thread, and none waits for new work.
+//! What serves one queue. One rule: all calls come from the queue's worker thread, the drop included, and none waits for
+//! new work. A handler never meets a second thread, so it may hold what is bound to one.
 
 use crate::Error;
 use crate::Moderator;
@@ -43,7 +44,7 @@ pub trait QueueHandler: Send {
     /// Takes what is available, starts or does it, completes and publishes what is done. Does not wait. Called
     /// again when the ring or [`Self::completion_fd`] has something, and repeatedly while the worker polls.
     ///
-    /// After a pause `memory` may be another snapshot; nothing was in flight then.
+    /// `memory` is the same snapshot for the life of the handler.
     ///
     /// # Errors
     /// Any error stops this queue (only), after what is in flight was drained.

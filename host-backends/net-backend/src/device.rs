@@ -420,6 +420,10 @@ impl Device for NetDevice {
         Ok(Box::new(Present::new(handler, &self.control, index)))
     }
 
+    fn queue_ended(&self, index: u16) {
+        self.control.queue_ended(index);
+    }
+
     fn reset(&self) {
         self.control.reset();
         let mtu = self.next_mtu.load(Ordering::Acquire);

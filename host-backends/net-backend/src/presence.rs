@@ -5,8 +5,6 @@
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 
 use device_model::Error;
 use device_model::Moderator;
@@ -18,38 +16,30 @@ use guest_memory::GuestMemory;
 
 use crate::control::Control;
 
-/// A handler whose queue counts as running from its worker's start until it is drained; handlers outlive their workers.
+/// A handler whose queue counts as running from its making until it is drained.
 pub(crate) struct Present {
     handler: Box<dyn QueueHandler>,
     control: Arc<Control>,
     index: u16,
-    counted: AtomicBool,
+    counted: bool,
     moderator: Option<Arc<Moderator>>,
 }
 
 impl Present {
     pub fn new(handler: Box<dyn QueueHandler>, control: &Arc<Control>, index: u16) -> Self {
-        let present = Self {
+        let moderator = control.moderator(index);
+        control.queue_started(index);
+        Self {
             handler,
             control: Arc::clone(control),
             index,
-            counted: AtomicBool::new(false),
-            moderator: control.moderator(index),
-        };
-        present.begin();
-        present
-    }
-
-    #[inline]
-    fn begin(&self) {
-        if !self.counted.load(Ordering::Relaxed) {
-            self.counted.store(true, Ordering::Relaxed);
-            self.control.queue_started(self.index);
+            counted: true,
+            moderator,
         }
     }
 
-    fn end(&self) {
-        if self.counted.swap(false, Ordering::Relaxed) {
+    fn end(&mut self) {
+        if std::mem::take(&mut self.counted) {
             self.control.queue_stopped(self.index);
         }
     }
@@ -63,7 +53,6 @@ impl Drop for Present {
 
 impl QueueHandler for Present {
     fn run(&mut self, queue: &mut Queue, memory: &Arc<GuestMemory>) -> Result<Progress, Error> {
-        self.begin();
         self.handler.run(queue, memory)
     }
 
@@ -76,8 +65,6 @@ impl QueueHandler for Present {
     }
 
     fn shelf(&self) -> Option<Arc<dyn Shelf>> {
-        // Asked at each start of a worker, which calls `run` only in trouble if there is a shelf.
-        self.begin();
         self.handler.shelf()
     }
 

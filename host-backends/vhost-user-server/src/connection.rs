@@ -30,6 +30,8 @@ pub(crate) enum End {
     TooManyFds,
     /// The front-end truncated memory under us.
     Poisoned,
+    /// A queue cannot be served by this process any more.
+    Lost,
     /// A request failed whose failure the front-end cannot be told.
     Refused(&'static str),
     /// The socket failed.

@@ -8,6 +8,11 @@ pub enum Error {
     /// The device describes itself in a way that the protocol cannot carry
     #[error("The device has {0}")]
     Device(&'static str),
+    /// A queue's handler broke down twice, and what it held of the device cannot be had back
+    #[error(
+        "A queue is lost: its handler panicked, and panicked again while it was ended. Start this process anew"
+    )]
+    Lost,
     /// An event descriptor could not be made
     #[error("No descriptor for events")]
     Memory(#[from] guest_memory::Error),

@@ -85,7 +85,7 @@ impl Server {
     /// first has gone.
     ///
     /// # Errors
-    /// When the listener itself fails.
+    /// When the listener itself fails, or a queue is lost ([`Error::Lost`]).
     pub fn serve(&self, listener: &UnixListener) -> Result<(), Error> {
         let failed = |call| move |source| Error::Socket { call, source };
         listener.set_nonblocking(true).map_err(failed("fcntl"))?;
@@ -108,7 +108,7 @@ impl Server {
     /// Connects to a front-end that listens at `path`, and again whenever the connection ends, until shut down.
     ///
     /// # Errors
-    /// When no descriptors can be had; a refused connection is tried again.
+    /// When a queue is lost ([`Error::Lost`]); a refused connection is tried again.
     pub fn serve_connecting(&self, path: &Path) -> Result<(), Error> {
         let mut back_off = BACK_OFF_MIN;
         while !self.shutdown.is_shutdown() {
@@ -131,7 +131,7 @@ impl Server {
     /// Serves one connection until it ends or the server is shut down.
     ///
     /// # Errors
-    /// When descriptors run out before the session begins.
+    /// When a queue is lost ([`Error::Lost`]), and with it the device.
     pub fn serve_stream(&self, stream: UnixStream) -> Result<(), Error> {
         let name = &self.options.name;
         self.shared.sessions.fetch_add(1, Ordering::Relaxed);
@@ -150,6 +150,9 @@ impl Server {
                 self.sleep(BACK_OFF_MIN);
             }
             Err(_) => tracing::error!(device = name, "The session panicked; connection closed"),
+        }
+        if self.shared.lost.load(Ordering::Relaxed) {
+            return Err(Error::Lost);
         }
         Ok(())
     }
@@ -211,6 +214,7 @@ fn log_end(name: &str, end: &End) {
         End::Poisoned => {
             tracing::error!(device = name, "Connection closed: its memory was truncated");
         }
+        End::Lost => tracing::error!(device = name, "Connection closed: a queue is lost"),
         End::Refused(why) => tracing::warn!(device = name, "Connection closed: {why}"),
         End::Socket(error) => tracing::warn!(device = name, "Connection closed: {error}"),
     }

@@ -32,6 +32,8 @@ pub(crate) struct Shared {
     pub(crate) sessions: AtomicU64,
     pub(crate) messages: AtomicU64,
     pub(crate) message_errors: AtomicU64,
+    /// A queue's handler is lost with what it held: only another process can serve the device.
+    pub(crate) lost: AtomicBool,
     pub(crate) queues: Vec<Arc<QueueCounters>>,
     log_limit: Mutex<RateLimit>,
 }
@@ -43,6 +45,7 @@ impl Shared {
             sessions: AtomicU64::new(0),
             messages: AtomicU64::new(0),
             message_errors: AtomicU64::new(0),
+            lost: AtomicBool::new(false),
             log_limit: Mutex::new(RateLimit::new()),
             queues: (0..queues)
                 .map(|_| Arc::new(QueueCounters::default()))

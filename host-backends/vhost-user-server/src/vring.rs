@@ -12,7 +12,6 @@ use device_model::Error;
 use device_model::InflightRegion;
 use device_model::Queue;
 use device_model::QueueCounters;
-use device_model::QueueHandler;
 use device_model::QueueSetup;
 use device_model::RingAddresses;
 use guest_memory::EventFd;
@@ -20,6 +19,7 @@ use guest_memory::GuestMemory;
 use std::sync::Arc;
 use virtqueue::Format;
 use virtqueue::QueueConfig;
+use virtqueue::QueueState;
 
 /// What all rings of a session share.
 pub(crate) struct Environment<'a> {
@@ -50,10 +50,10 @@ pub(crate) struct Vring {
     pub(crate) broken: bool,
     /// The last run ended with nothing in flight.
     drained: bool,
+    /// The last run failed. Its requests stay in the in-flight record.
+    failed: bool,
     counters: Arc<QueueCounters>,
     worker: Option<Worker>,
-    /// Kept over a pause, with nothing in flight.
-    handler: Option<Box<dyn QueueHandler>>,
 }
 
 impl Vring {
@@ -70,9 +70,9 @@ impl Vring {
             enabled: false,
             broken: false,
             drained: false,
+            failed: false,
             counters,
             worker: None,
-            handler: None,
         }
     }
 
@@ -93,10 +93,7 @@ impl Vring {
         let started = self.start(addresses, environment);
         if started.is_err() {
             // Not for ever: a later message (the memory that is missing, say) may make it possible.
-            self.handler = None;
             if let Some(err) = &self.err {
-                // A new eventfd of the front-end's could block only if its counter was filled; then it knows already.
-                let _ = err.drain();
                 err.notify();
             }
         }
@@ -113,6 +110,14 @@ impl Vring {
             Some(region) => Some(region.record(self.index, config.format)?),
             None => None,
         };
+        if let Some(record) = record
+            .as_ref()
+            .filter(|_| self.failed && self.is_new(&config))
+        {
+            // The driver reset the ring after it failed: what it had in flight is void, and would be read from the new ring.
+            record.forget();
+        }
+        self.failed = false;
         let queue = Queue::new(QueueSetup {
             config,
             addresses,
@@ -122,12 +127,9 @@ impl Vring {
             call: self.call.clone(),
             counters: self.counters.clone(),
         })?;
-        let handler = match self.handler.take() {
-            Some(handler) => handler,
-            None => environment
-                .device
-                .start_queue(self.index, environment.features)?,
-        };
+        let handler = environment
+            .device
+            .start_queue(self.index, environment.features)?;
         self.worker = Some(Worker::start(Job {
             name: format!("{}/q{}", environment.name, self.index),
             queue,
@@ -141,30 +143,24 @@ impl Vring {
         Ok(())
     }
 
-    /// Stops the worker, keeping its handler for a new start. Returns why it failed, if it did.
-    pub(crate) fn pause(&mut self, how: Stop) -> Option<Failure> {
+    /// Whether the front-end says that the ring stands at its beginning, in either dialect.
+    fn is_new(&self, config: &QueueConfig) -> bool {
+        let fresh = QueueState::fresh(config.format).encode(config.format);
+        self.base == fresh || self.base == 0
+    }
+
+    /// Stops the worker. Nothing of it is left but where the ring stands: the next start makes a new handler, so that
+    /// whatever a handler binds to its thread (an io_uring, say) ends with that thread. Returns why it failed, if it did.
+    pub(crate) fn stop(&mut self, how: Stop) -> Option<Failure> {
         let Remains {
             base,
             in_flight,
-            handler,
             failure,
         } = self.worker.take()?.stop(how);
         self.base = base;
         self.drained = in_flight == 0 && failure.is_none();
         self.broken |= failure.is_some();
-        self.handler = handler.filter(|_| failure.is_none());
-        failure
-    }
-
-    /// Drops the handler of a paused ring; the next start makes a new one.
-    pub(crate) fn forget_handler(&mut self) {
-        self.handler = None;
-    }
-
-    /// Stops the worker for good.
-    pub(crate) fn stop(&mut self, how: Stop) -> Option<Failure> {
-        let failure = self.pause(how);
-        self.handler = None;
+        self.failed |= failure.is_some();
         failure
     }
 
@@ -186,7 +182,7 @@ impl Vring {
 
     pub(crate) fn set_call(&mut self, call: Option<EventFd>) {
         self.call = call.map(Arc::new);
-        if let Some(worker) = &mut self.worker {
+        if let Some(worker) = &self.worker {
             worker.set_call(self.call.clone());
         }
     }

@@ -1,5 +1,7 @@
 //! The thread that serves one running queue. One rule: the request path takes no lock; commands wait behind a flag that
 //! is one load per round.
+//!
+//! The handler is moved into the thread and dropped there: by ownership no two threads ever run it.
 
 mod parked;
 
@@ -22,7 +24,6 @@ use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
-use std::sync::mpsc::RecvTimeoutError;
 use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -30,8 +31,6 @@ use std::time::Instant;
 
 /// How often a ring without a kick descriptor is looked at while idle.
 const KICKLESS_PERIOD: Duration = Duration::from_micros(200);
-/// How long a stop waits before it suspects that the worker hangs on a full call descriptor.
-const STOP_PATIENCE: Duration = Duration::from_millis(100);
 
 /// How a worker ended, or is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +57,8 @@ pub(crate) enum Failure {
     Queue(Error),
     /// The handler panicked.
     Panic,
+    /// It panicked again when it was to end: what it held is lost to this process.
+    Lost,
     /// Guest memory was truncated under us.
     Poisoned,
 }
@@ -68,8 +69,6 @@ pub(crate) struct Remains {
     pub(crate) base: u32,
     /// Chains left unfinished, recorded if there is a record.
     pub(crate) in_flight: usize,
-    /// The handler, unless it panicked.
-    pub(crate) handler: Option<Box<dyn QueueHandler>>,
     /// Set if the worker ended by itself.
     pub(crate) failure: Option<Failure>,
 }
@@ -90,7 +89,6 @@ pub(crate) struct Job {
 /// The session's end of a worker.
 pub(crate) struct Worker {
     shared: Arc<Shared>,
-    call: Option<Arc<EventFd>>,
     remains: Receiver<Remains>,
     thread: JoinHandle<()>,
 }
@@ -113,7 +111,6 @@ impl Worker {
             control: EventFd::new()?,
         });
         let (sender, remains) = std::sync::mpsc::channel();
-        let call = job.call.clone();
         let theirs = shared.clone();
         let thread = std::thread::Builder::new()
             .name(job.name.clone())
@@ -124,15 +121,13 @@ impl Worker {
             })?;
         Ok(Self {
             shared,
-            call,
             remains,
             thread,
         })
     }
 
     /// Replaces the interrupt.
-    pub(crate) fn set_call(&mut self, call: Option<Arc<EventFd>>) {
-        self.call.clone_from(&call);
+    pub(crate) fn set_call(&self, call: Option<Arc<EventFd>>) {
         self.send(Command::SetCall(call));
     }
 
@@ -151,21 +146,10 @@ impl Worker {
         self.shared.ended.load(Ordering::Acquire)
     }
 
-    /// Stops the worker and waits for it.
+    /// Stops the worker and waits for it: as long as the I/O in flight takes. No peer can hold it longer.
     pub(crate) fn stop(self, how: Stop) -> Remains {
         self.send(Command::Stop(how));
-        let remains = loop {
-            match self.remains.recv_timeout(STOP_PATIENCE) {
-                Ok(remains) => break remains,
-                Err(RecvTimeoutError::Disconnected) => break Remains::lost(),
-                // A front-end may have filled the counter of a blocking call descriptor to hang us in `notify`.
-                Err(RecvTimeoutError::Timeout) => {
-                    if let Some(call) = &self.call {
-                        call.drain();
-                    }
-                }
-            }
-        };
+        let remains = self.remains.recv().unwrap_or_else(|_| Remains::lost());
         let _ = self.thread.join();
         remains
     }
@@ -182,8 +166,7 @@ impl Remains {
         Self {
             base: 0,
             in_flight: 0,
-            handler: None,
-            failure: Some(Failure::Panic),
+            failure: Some(Failure::Lost),
         }
     }
 }
@@ -202,12 +185,15 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// The thread's body: serves until the end, then reports.
 fn run(mut job: Job, shared: &Shared, sender: &Sender<Remains>) {
-    job.queue.set_moderator(job.handler.moderator());
     let ended = job.ended.clone();
-    let (remains, asked) = match job.handler.shelf() {
-        Some(shelf) => parked::run(job, shelf, shared),
-        None => attend(job, shared),
-    };
+    let served = catch_unwind(AssertUnwindSafe(|| {
+        job.queue.set_moderator(job.handler.moderator());
+        match job.handler.shelf() {
+            Some(shelf) => parked::run(job, shelf, shared),
+            None => attend(job, shared),
+        }
+    }));
+    let (remains, asked) = served.unwrap_or_else(|_| (Remains::lost(), false));
     let _ = sender.send(remains);
     if !asked {
         shared.ended.store(true, Ordering::Release);
@@ -243,7 +229,7 @@ fn attend(job: Job, shared: &Shared) -> (Remains, bool) {
     conclude(outcome.ok(), queue, handler, err.as_deref())
 }
 
-/// Puts together what is left; no `outcome` means that the handler panicked.
+/// Ends the handler and puts together what is left; no `outcome` means that the handler panicked.
 fn conclude(
     outcome: Option<Result<(), Failure>>,
     queue: Queue,
@@ -251,16 +237,21 @@ fn conclude(
     err: Option<&EventFd>,
 ) -> (Remains, bool) {
     let counters = queue.counters().clone();
-    let (handler, failure) = match outcome {
-        Some(result) => (Some(handler), result.err()),
+    let mut failure = match outcome {
+        Some(result) => result.err(),
         None => {
-            // The handler's state is unknown, and the kernel may still write for it: it is leaked, with the memory.
-            std::mem::forget(handler);
-            std::mem::forget(queue.memory().clone());
             counters.panics(1);
-            (None, Some(Failure::Panic))
+            Some(Failure::Panic)
         }
     };
+    // After a panic too: what the handler borrowed (a link, say) goes back only so. A handler waits here for what the
+    // kernel still does for it.
+    if catch_unwind(AssertUnwindSafe(|| drop(handler))).is_err() {
+        // Nobody knows what the kernel still writes to: the memory is leaked.
+        std::mem::forget(queue.memory().clone());
+        counters.panics(1);
+        failure = Some(Failure::Lost);
+    }
     match &failure {
         Some(Failure::Queue(Error::Ring(_) | Error::Record(_))) => counters.ring_errors(1),
         Some(Failure::Queue(_)) => counters.device_errors(1),
@@ -276,7 +267,6 @@ fn conclude(
     let remains = Remains {
         base: queue.base(),
         in_flight: queue.in_flight(),
-        handler,
         failure,
     };
     (remains, asked)
@@ -305,7 +295,7 @@ impl State<'_> {
                 Ok(progress) => progress,
                 Err(error) => return Err(self.fail(error)),
             };
-            if memory.poisoned() {
+            if self.queue.ground().poisoned() {
                 return Err(Failure::Poisoned);
             }
             if progress.any() {
@@ -342,7 +332,7 @@ impl State<'_> {
             Stop::Suspend => self.handler.suspend(&mut self.queue, &memory),
         };
         self.queue.publish();
-        if memory.poisoned() {
+        if self.queue.ground().poisoned() {
             Err(Failure::Poisoned)
         } else {
             drained.map_err(Failure::Queue)
@@ -355,7 +345,7 @@ impl State<'_> {
         let memory = self.queue.memory().clone();
         let _ = self.handler.drain(&mut self.queue, &memory);
         self.queue.publish();
-        if memory.poisoned() {
+        if self.queue.ground().poisoned() {
             Failure::Poisoned
         } else {
             Failure::Queue(error)

@@ -1,5 +1,6 @@
 //! What the guest says of its memory. One rule: the buffer stays with the device until new figures are wanted.
 
+use device_model::Device as _;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -92,6 +93,23 @@ fn a_question_in_between_is_asked_at_once() {
     rig.kick(STATS);
     assert!(start.elapsed() < Duration::from_secs(5));
     assert_eq!(rig.lanes[STATS].back, [id]);
+}
+
+#[test]
+fn a_question_asked_before_a_pause_is_asked_after_it() {
+    let mut rig = Rig::new(BalloonSpec {
+        stats_interval_ms: 1_000_000,
+        ..everything()
+    });
+    rig.device.request_statistics();
+    wait(&rig);
+    let index = u16::try_from(STATS).expect("a queue");
+    let handler = rig.device.start_queue(index, rig.device.features());
+    rig.lanes[STATS].handler = handler.expect("the next worker's");
+    let segment = rig.place(&entries(&[(stat::AVAIL, 1)]));
+    let id = rig.send(STATS, &[segment], &[]);
+    assert_eq!(rig.lanes[STATS].back, [id]);
+    assert_eq!(rig.metrics().statistics_missed_total, 0);
 }
 
 #[test]

@@ -240,7 +240,13 @@ impl<T> Drop for Runner<T> {
     fn drop(&mut self) {
         while self.engine.pending() != 0 {
             if self.engine.wait().is_err() {
-                // What the kernel may still write to is given up rather than given back.
+                // What the kernel may still work with is given up rather than given back: guest memory, and the image, whose
+                // lock must keep others away until the last write of ours is over.
+                tracing::error!(
+                    image = %self.image.path.display(),
+                    "The kernel cannot be asked for the end of its transfers: their memory and the image stay in use"
+                );
+                std::mem::forget(Arc::clone(&self.image));
                 std::mem::forget(self.memory.take());
                 std::mem::forget(std::mem::take(&mut self.older));
                 std::mem::forget(std::mem::take(&mut self.slots));

@@ -8,6 +8,7 @@ mod handler;
 mod journal;
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::Weak;
@@ -76,6 +77,8 @@ struct Settings {
     moderators: BTreeMap<u16, Weak<Moderator>>,
     /// Queues that run.
     started: Vec<bool>,
+    /// Queues that run or pause: what their driver set for them counts until the front-end stops them.
+    alive: BTreeSet<u16>,
 }
 
 /// Counters of the control queue.
@@ -198,6 +201,19 @@ impl Control {
         let queues = usize::from(self.pairs) * 2;
         settings.started.resize(queues, false);
         settings.moderation.resize(queues, Moderation::default());
+        if settings.alive.insert(index) {
+            self.begin_moderation(&mut settings, index);
+        }
+        settings.apply();
+        if let Some(place) = settings.started.get_mut(usize::from(index)) {
+            *place = true;
+        }
+        self.settle_pairs(&settings);
+    }
+
+    /// A data queue's life begins: what was set for all of its kind counts, or what its driver set in another life of this
+    /// card.
+    fn begin_moderation(&self, settings: &mut Settings, index: u16) {
         let [receive, transmit] = settings.moderation_of_new;
         let new = if index.is_multiple_of(2) {
             receive
@@ -208,15 +224,14 @@ impl Control {
         if old.is_none() {
             self.journal.forget_moderation(index);
         }
-        let index = usize::from(index);
-        if let Some(place) = settings.moderation.get_mut(index) {
+        if let Some(place) = settings.moderation.get_mut(usize::from(index)) {
             *place = old.unwrap_or(new);
         }
-        settings.apply();
-        if let Some(place) = settings.started.get_mut(index) {
-            *place = true;
-        }
-        self.settle_pairs(&settings);
+    }
+
+    /// The front-end stopped a data queue: what its driver set for it is void when it starts again (sec. 5.1.6.5.7.2).
+    pub fn queue_ended(&self, index: u16) {
+        lock(&self.settings).alive.remove(&index);
     }
 
     /// What holds back the interrupts of a data queue, if its driver can ask for that. Without one every interrupt is
@@ -236,7 +251,7 @@ impl Control {
         Some(moderator)
     }
 
-    /// A data queue stops.
+    /// A data queue stops, perhaps only for a pause.
     pub fn queue_stopped(&self, index: u16) {
         let mut settings = lock(&self.settings);
         if let Some(place) = settings.started.get_mut(usize::from(index)) {
@@ -353,13 +368,13 @@ impl Settings {
         }
     }
 
-    /// The moderation of a queue that runs.
+    /// The moderation of a queue that runs, or pauses without its driver's knowledge.
     fn running(&mut self, index: u16) -> Result<&mut Moderation, Refusal> {
-        let index = usize::from(index);
-        match self.started.get(index) {
-            Some(true) => self.moderation.get_mut(index).ok_or(Refusal::Failed),
-            _ => Err(Refusal::Value),
+        if !self.alive.contains(&index) {
+            return Err(Refusal::Value);
         }
+        let place = self.moderation.get_mut(usize::from(index));
+        place.ok_or(Refusal::Failed)
     }
 }
 

@@ -70,8 +70,6 @@ pub(crate) struct LinkPair {
     landing: Landing,
     /// Since when a frame waits for buffers.
     starved: Option<Instant>,
-    /// Drained, and not run since.
-    resting: bool,
 }
 
 /// The link, and what sending needs.
@@ -181,8 +179,9 @@ impl LinkPair {
             events,
             landing: Landing::new(),
             starved: None,
-            resting: false,
         };
+        // The rest of a frame that waited for buffers was with the former worker.
+        pair.inlet.forget_pending();
         pair.apply()?;
         Ok(pair)
     }
@@ -382,8 +381,7 @@ impl Drop for LinkPair {
 
 impl QueueHandler for LinkPair {
     fn run(&mut self, queue: &mut Queue, memory: &Arc<GuestMemory>) -> Result<Progress, Error> {
-        if self.state.refresh(&self.core.state) || self.resting {
-            self.resting = false;
+        if self.state.refresh(&self.core.state) {
             self.apply()?;
         }
         if self.pair == 0 && self.core.has_own() {
@@ -434,7 +432,6 @@ impl QueueHandler for LinkPair {
     }
 
     fn drain(&mut self, _queue: &mut Queue, _memory: &Arc<GuestMemory>) -> Result<(), Error> {
-        self.resting = true;
         // While nobody reads here the host must steer frames elsewhere.
         if let Some(link) = &mut self.outlet.link
             && let Err(error) = link.detach()

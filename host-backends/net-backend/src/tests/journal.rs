@@ -232,10 +232,30 @@ fn a_queue_that_starts_anew_loses_its_moderation_for_good() {
     assert_ne!(life.state(), fresh);
     let device = &life.rig.device;
     life.queues.remove(1);
+    device.queue_ended(1);
     let queue = device.start_queue(1, device.features()).expect("a queue");
     life.queues.insert(1, queue);
     assert_eq!(life.state(), fresh);
     assert_eq!(Life::new(&place).state(), fresh);
+}
+
+#[test]
+fn a_queue_that_only_pauses_keeps_its_moderation() {
+    let place = place();
+    let mut life = Life::new(&place);
+    life.order(COALESCING, 2, &[1, 0, 0, 0, 9, 0, 0, 0, 9, 0, 0, 0]);
+    let before = life.state();
+    life.queues.remove(1);
+    // The driver knows nothing of the pause and goes on with its orders.
+    life.order(COALESCING, 2, &[0, 0, 0, 0, 8, 0, 0, 0, 8, 0, 0, 0]);
+    life.order(COALESCING, 2, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let device = &life.rig.device;
+    let queue = device.start_queue(1, device.features()).expect("a queue");
+    let moderator = queue.moderator().expect("a moderator");
+    assert_eq!(moderator.limits(), (9, 9));
+    life.queues.insert(1, queue);
+    assert_eq!(life.state(), before);
+    assert_eq!(Life::new(&place).state(), before);
 }
 
 #[test]

@@ -61,10 +61,6 @@ impl Session {
                 .iter_mut()
                 .for_each(|vring| vring.enabled = true);
         }
-        if changed & !TRANSPORT != 0 {
-            // Handlers kept over a pause were made for the old features.
-            self.vrings.iter_mut().for_each(Vring::forget_handler);
-        }
         if changed & !TRANSPORT != 0 || !running {
             self.device.acked(features & !TRANSPORT);
         }

@@ -138,6 +138,9 @@ impl Session {
                 return end;
             }
             let inflight_lost = self.inflight.as_ref().is_some_and(InflightRegion::poisoned);
+            if self.shared.lost.load(Ordering::Relaxed) {
+                return End::Lost;
+            }
             if self.memory.poisoned() || inflight_lost {
                 return End::Poisoned;
             }
@@ -286,6 +289,10 @@ impl Session {
             Failure::Poisoned => return Err(End::Poisoned),
             Failure::Queue(error) => error_chain(error),
             Failure::Panic => "the handler panicked".to_owned(),
+            Failure::Lost => {
+                self.shared.lost.store(true, Ordering::Relaxed);
+                return Err(End::Lost);
+            }
         };
         if let Some(suppressed) = self.shared.admit_log() {
             tracing::warn!(
@@ -303,7 +310,7 @@ impl Session {
     /// Stops every worker; failures are noted.
     pub(crate) fn pause_all(&mut self, how: Stop) {
         for at in 0..self.vrings.len() {
-            let failure = self.vrings.get_mut(at).and_then(|vring| vring.pause(how));
+            let failure = self.vrings.get_mut(at).and_then(|vring| vring.stop(how));
             if let Some(failure) = failure {
                 // Poisoned memory is seen again by the loop in `run`.
                 let _ = self.ring_failed(at, &failure);
@@ -327,6 +334,9 @@ impl Session {
             .and_then(|v| v.halt(how, inflight.as_ref(), format));
         if let Some(failure) = failure {
             let _ = self.ring_failed(at, &failure);
+        }
+        if let Ok(index) = u16::try_from(at) {
+            self.device.queue_ended(index);
         }
     }
 

@@ -53,7 +53,7 @@ impl Session {
                 return Err(Refusal::Rule("A running ring cannot move"));
             }
             // Only the logging changes, as at the start and the end of a migration.
-            let failure = vring.pause(Stop::Drain);
+            let failure = vring.stop(Stop::Drain);
             vring.addresses = Some(addresses);
             self.note(message.index, failure);
         } else {
@@ -117,7 +117,7 @@ impl Session {
         match state.num {
             0 => {
                 vring.enabled = false;
-                let failure = vring.pause(Stop::Drain);
+                let failure = vring.stop(Stop::Drain);
                 self.note(state.index, failure);
                 Ok(Answer::Done)
             }
