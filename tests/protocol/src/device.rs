@@ -40,6 +40,8 @@ pub struct EchoDevice {
 struct Shared {
     /// While set, requests are taken but not completed.
     held: AtomicBool,
+    /// While set, a drain waits.
+    slow: AtomicBool,
     /// First eight bytes of every request executed, in order.
     journal: Mutex<Vec<u64>>,
 }
@@ -59,6 +61,11 @@ impl EchoDevice {
     /// Holds completions back, or lets them go at the next look.
     pub fn hold(&self, held: bool) {
         self.shared.held.store(held, Ordering::Release);
+    }
+
+    /// Lets drains wait, as for a slow medium, or go on.
+    pub fn slow_drain(&self, slow: bool) {
+        self.shared.slow.store(slow, Ordering::Release);
     }
 
     /// First eight bytes of every request executed so far.
@@ -255,6 +262,9 @@ impl QueueHandler for EchoHandler {
     }
 
     fn drain(&mut self, queue: &mut Queue, memory: &Arc<GuestMemory>) -> Result<(), Error> {
+        while self.shared.slow.load(Ordering::Acquire) {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
         self.complete_all(queue, memory).map(|_| ())
     }
 

@@ -125,6 +125,14 @@ impl QueueShape {
     };
 }
 
+impl QueueShape {
+    /// The vring base of a ring that was never used.
+    pub fn fresh_base(&self) -> u32 {
+        let packed = self.features & feature::RING_PACKED != 0;
+        if packed { 0x8000_8000 } else { 0 }
+    }
+}
+
 /// A driver queue with its eventfds.
 pub struct GuestQueue {
     /// Its index.
@@ -201,6 +209,13 @@ impl GuestQueue {
         if self.driver.publish() {
             self.kick.notify();
         }
+    }
+
+    /// The next completion that is there already.
+    pub fn pop(&mut self) -> Result<Option<virtqueue::Used>> {
+        self.driver
+            .pop()
+            .map_err(|error| anyhow::anyhow!("{error}"))
     }
 
     /// Waits for `count` completions, by interrupt as a driver does.

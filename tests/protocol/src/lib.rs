@@ -8,6 +8,7 @@ mod guest;
 mod network;
 mod process;
 mod served;
+mod serving;
 mod stepped;
 
 pub use back_end::BackEnd;
@@ -22,6 +23,7 @@ pub use network::ServedCard;
 pub use process::open_descriptors;
 pub use process::resident_kib;
 pub use served::Served;
+pub use serving::Serving;
 pub use stepped::Orders;
 pub use stepped::Stepped;
 

@@ -533,7 +533,46 @@ fn truncated_log_and_record_end_that_connection_only() -> Result<()> {
     let _ = queue.add(&guest, 0, b"lost log");
     queue.publish();
     assert!(frontend.is_closed_by_server());
+    for shape in [SPLIT, QueueShape::PACKED] {
+        truncate_the_record(&served, shape)?;
+    }
     serves(&served)
+}
+
+/// The front-end says nothing more; the queue's next request is enough.
+fn truncate_the_record(served: &Served, shape: QueueShape) -> Result<()> {
+    let guest = Guest::new()?;
+    let mut queue = guest.queue(0, shape)?;
+    let mut frontend = served.connect()?;
+    frontend.negotiate(shape.features)?;
+    frontend.set_memory(&guest)?;
+    let wanted = Inflight {
+        num_queues: 1,
+        queue_size: shape.size,
+        ..Inflight::default()
+    };
+    frontend.send(&M::GetInflightFd(wanted, size_of::<Inflight>()), &[])?;
+    let (reply, fds) = frontend.reply(Request::GetInflightFd)?;
+    let (Reply::Inflight(made, _), [record]) = (reply, fds.as_slice()) else {
+        anyhow::bail!("no record");
+    };
+    frontend.must(&M::SetInflightFd(made), &[record.as_fd()])?;
+    frontend.start_queue(&queue, shape.fresh_base())?;
+    queue.echo(&guest, b"recorded")?;
+    // Sealed against it, but for one that the front-end made itself.
+    let own = nix::sys::memfd::memfd_create("record", nix::sys::memfd::MFdFlags::empty())?;
+    nix::unistd::ftruncate(&own, (made.mmap_offset + made.mmap_size).cast_signed())?;
+    frontend.stop_queue(&queue)?;
+    frontend.must(&M::SetInflightFd(made), &[own.as_fd()])?;
+    let with_fd = VringFd::new(0, true);
+    frontend.must(&M::SetVringCall(with_fd), &[queue.call.as_fd()])?;
+    frontend.must(&M::SetVringKick(with_fd), &[queue.kick.as_fd()])?;
+    queue.echo(&guest, b"recorded")?;
+    nix::unistd::ftruncate(&own, 0)?;
+    let _ = queue.add(&guest, 0, b"no trace");
+    queue.publish();
+    anyhow::ensure!(frontend.is_closed_by_server());
+    Ok(())
 }
 
 /// `SET_LOG_BASE` has a reply of its own.
@@ -700,6 +739,70 @@ fn call_descriptor_that_blocks_does_not_hold_the_session() -> Result<()> {
     queue.publish();
     std::thread::sleep(std::time::Duration::from_millis(20));
     frontend.stop_queue(&queue)?;
+    Ok(())
+}
+
+#[test]
+fn call_descriptors_that_block_one_after_the_other_hold_nobody() -> Result<()> {
+    let mut served = Served::new(1)?;
+    for quits in [false, true] {
+        let (mut frontend, guest, mut queue) = running(&served)?;
+        let flags = nix::sys::eventfd::EfdFlags::EFD_CLOEXEC;
+        for round in 0..4 {
+            let full = nix::sys::eventfd::EventFd::from_value_and_flags(0, flags)?;
+            full.write(u64::MAX - 1)?;
+            let with_fd = VringFd::new(0, true);
+            frontend.must(&M::SetVringCall(with_fd), &[full.as_fd()])?;
+            frontend.must(&M::SetVringErr(with_fd), &[full.as_fd()])?;
+            queue.add(&guest, 2 * round, b"no bell.")?;
+            let _ = queue.driver.publish();
+            queue.kick.notify();
+            assert!(eventually(|| queue.driver.has_used()), "it is served");
+        }
+        if quits {
+            served.shut_down();
+            return Ok(());
+        }
+        drop(frontend);
+        serves(&served)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_interrupt_that_nobody_took_yet_survives_a_pause() -> Result<()> {
+    let served = Served::new(1)?;
+    let (mut frontend, guest, mut queue) = running(&served)?;
+    queue.call.drain();
+    assert!(!queue.driver.arm(), "nothing is used yet");
+    queue.add(&guest, 0, b"the first")?;
+    queue.publish();
+    assert!(eventually(|| queue.driver.has_used()));
+    // The driver does not look; the next one is in flight when the memory changes, and takes its time.
+    served.device.hold(true);
+    queue.add(&guest, 2, b"the second")?;
+    let _ = queue.driver.publish();
+    queue.kick.notify();
+    let taken = || {
+        served
+            .server
+            .statistics()
+            .queues
+            .first()
+            .map(|queue| queue.taken)
+    };
+    assert!(eventually(|| taken() == Some(2)));
+    served.device.slow_drain(true);
+    let extra = Guest::with_region(0x1_0000_0000, 0x7e00_0000_0000, 1 << 20)?;
+    frontend.raw(
+        &M::AddMemReg(extra.region()).encode(true),
+        &[extra.file.as_fd()],
+    )?;
+    // Longer than anything may wait before it suspects the driver of not reading its interrupts.
+    std::thread::sleep(std::time::Duration::from_millis(250));
+    served.device.slow_drain(false);
+    assert_eq!(frontend.reply(Request::AddMemReg)?.0, Reply::U64(0));
+    assert!(queue.call.drain(), "the interrupt is still there");
     Ok(())
 }
 
