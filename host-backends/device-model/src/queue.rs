@@ -4,6 +4,7 @@
 use crate::Error;
 use crate::Moderator;
 use crate::QueueCounters;
+use crate::QueueMemory;
 use crate::inflight::QueueRecord;
 use crate::moderator::Verdict;
 use crate::recorder::Recorded;
@@ -11,7 +12,6 @@ use crate::recorder::Recorder;
 use crate::starting::starting_state;
 use guest_memory::EventFd;
 use guest_memory::GuestMemory;
-use guest_memory::SharedMemory;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use virtqueue::ChainBatch;
@@ -73,22 +73,6 @@ pub struct Queue {
     counters: Arc<QueueCounters>,
     /// Last field: the ring lies in it.
     ground: QueueMemory,
-}
-
-/// All that the front-end shares with a queue, and may cut short under it: memory with its dirty log, and the in-flight
-/// record.
-#[derive(Debug, Clone)]
-pub struct QueueMemory {
-    memory: Arc<GuestMemory>,
-    record: Option<Arc<SharedMemory>>,
-}
-
-impl QueueMemory {
-    /// Whether any of it was truncated; what was read of it since is void.
-    #[inline]
-    pub fn poisoned(&self) -> bool {
-        self.memory.poisoned() || self.record.as_ref().is_some_and(|it| it.poisoned())
-    }
 }
 
 impl Queue {

@@ -87,7 +87,8 @@ impl Context {
     /// Makes room; nobody wants to know how the operations ended.
     fn collect(&self) {
         let mut events = [Event::default(); COLLECT];
-        let (least, most): (libc::c_long, libc::c_long) = (0, COLLECT as libc::c_long);
+        let most = libc::c_long::try_from(COLLECT).unwrap_or(1);
+        let least: libc::c_long = 0;
         let mut now = libc::timespec {
             tv_sec: 0,
             tv_nsec: 0,

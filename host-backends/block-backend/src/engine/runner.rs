@@ -257,3 +257,7 @@ impl<T> Drop for Runner<T> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "runner_tests.rs"]
+mod tests;

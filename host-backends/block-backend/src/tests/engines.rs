@@ -1,17 +1,13 @@
 //! What spans steps, against an engine that answers as the script says.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use nix::errno::Errno;
 
 use super::*;
 use crate::BlockSpec;
 use crate::EngineChoice;
-use crate::engine::Engine;
-use crate::engine::Outcome;
 use crate::engine::Step;
-use crate::engine::runner::Runner;
 use crate::engine::work::Next;
 use crate::engine::work::Task;
 use crate::engine::work::Work;
@@ -63,43 +59,6 @@ fn play(
             );
             return (steps, end);
         }
-    }
-}
-
-/// An engine whose one step never ends, and that cannot even be waited for.
-struct Stuck(bool);
-
-#[expect(
-    unsafe_code,
-    reason = "the contract of engines; this one touches no buffer"
-)]
-impl Engine for Stuck {
-    unsafe fn start(&mut self, _slot: u16, _step: Step<'_>) -> Outcome {
-        self.0 = true;
-        Outcome::Pending
-    }
-
-    fn wait(&mut self) -> Result<(), Errno> {
-        Err(Errno::EEXIST)
-    }
-
-    fn pending(&self) -> usize {
-        self.0.into()
-    }
-}
-
-#[test]
-fn an_image_that_the_kernel_may_still_write_stays_open_and_locked() {
-    for stuck in [false, true] {
-        let image = Arc::new(image());
-        let engine = Box::new(Stuck(false));
-        let mut runner = Runner::<()>::new(engine, Arc::clone(&image), 1);
-        let slot = runner.claim().expect("a slot");
-        if stuck {
-            assert_eq!(runner.flush(slot), None, "it is pending");
-        }
-        drop(runner);
-        assert_eq!(Arc::strong_count(&image), 1 + usize::from(stuck));
     }
 }
 

@@ -99,7 +99,7 @@ impl Session {
         if let Some(call) = call.as_ref().filter(|_| !vring.is_running()) {
             // An interrupt through the old one may have been lost, and front-ends wait for this one before their first
             // request. A running ring's worker does the same.
-            call.notify_unless_full();
+            call.notify();
         }
         vring.set_call(call);
         Ok(Answer::Done)
