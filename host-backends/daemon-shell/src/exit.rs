@@ -30,7 +30,7 @@ pub enum Exit {
 pub const HELP: &str = "\
 Exit codes:
   0  ended by SIGTERM or SIGINT, everything in flight was finished
-  1  failed while running
+  1  failed while running, or only a new process can serve a device
   2  the command line or the config file is wrong
   3  a device cannot be opened
   4  a socket cannot be had
