@@ -62,16 +62,19 @@ impl Durability {
         if let Some(errno) = self.lost() {
             return Err(errno);
         }
-        let told = witness.as_ref().map(sys::write_back_error);
-        if told == Some(Err(Errno::ENOSYS)) {
-            *witness = None;
+        match witness.as_ref().map_or(Ok(()), sys::write_back_error) {
+            Ok(()) => {}
+            Err(Errno::ENOSYS) => *witness = None,
+            // Left by a process that was killed, another life of ours maybe, in the middle of a call to a file system of
+            // user space; no page is taken for clean because of it.
+            Err(Errno::EINTR) => {}
+            Err(errno) => return self.lose(errno),
         }
-        match (told, result) {
-            (Some(Err(errno)), _) if errno != Errno::ENOSYS => self.lose(errno),
+        match result {
             // It did not run.
-            (_, Err(errno @ (Errno::EINTR | Errno::EAGAIN | Errno::ECANCELED))) => Err(errno),
-            (_, Err(errno)) if synced => self.lose(errno),
-            (_, result) => result,
+            Err(Errno::EINTR | Errno::EAGAIN | Errno::ECANCELED) => result,
+            Err(errno) if synced => self.lose(errno),
+            result => result,
         }
     }
 
