@@ -35,9 +35,15 @@ pub struct Args {
     /// Only name missing Debian packages, install nothing.
     #[arg(long)]
     no_install: bool,
+    /// Many more requests in the tests that draw them by seed, some minutes' worth.
+    #[arg(long)]
+    long: bool,
     /// Only tests whose name contains this.
     filter: Option<String>,
 }
+
+/// The variable that tests/medium looks at, and the writes of each of its tests in a long run.
+const LONG_WRITES: (&str, &str) = ("PARAVANE_TEST_WRITES", "200000");
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Runner {
@@ -98,6 +104,9 @@ fn one(args: &Args, runner: Runner) -> anyhow::Result<Totals> {
 fn cargo_test(args: &Args, name: &str, command: &mut Command) -> anyhow::Result<Totals> {
     if let Some(filter) = &args.filter {
         command.args((name == "vm").then_some("--")).arg(filter);
+    }
+    if args.long {
+        command.env(LONG_WRITES.0, LONG_WRITES.1);
     }
     let start = Instant::now();
     let mut totals = Totals {
