@@ -88,10 +88,11 @@ impl std::fmt::Debug for BlockDevice {
 }
 
 impl BlockDevice {
-    /// Opens and locks the image of `spec` and picks its engine.
+    /// Opens the image of `spec` and picks its engine. The image is locked from the start of the first queue to the end of
+    /// the last.
     ///
     /// # Errors
-    /// The specification is wrong, or the image cannot be opened, locked or served as asked.
+    /// The specification is wrong, or the image cannot be opened or served as asked.
     pub fn open(spec: BlockSpec) -> Result<Arc<Self>, Error> {
         spec.check().map_err(Error::Spec)?;
         let image = Arc::new(Image::open(&spec)?);
@@ -316,14 +317,26 @@ impl Device for BlockDevice {
             .metrics
             .get(usize::from(index))
             .ok_or(device_model::Error::Unsupported)?;
-        let depth = self.spec.queue_size.min(MAX_DEPTH);
-        let engine = self
-            .engine
-            .start(&self.disk.image, depth)
-            .map_err(|source| device_model::Error::Io {
-                what: "the disk engine's start",
+        let image = &self.disk.image;
+        let refused = |what| {
+            move |source: Error| device_model::Error::Io {
+                what,
                 source: std::io::Error::other(source),
-            })?;
+            }
+        };
+        let first = image.hold(index).map_err(refused("taking the image"))?;
+        let depth = self.spec.queue_size.min(MAX_DEPTH);
+        // Others may have changed the image until now.
+        let fresh = if first {
+            self.resize().map(drop)
+        } else {
+            Ok(())
+        };
+        let engine = fresh.and_then(|()| self.engine.start(image, depth));
+        if engine.is_err() {
+            image.let_go(Some(index));
+        }
+        let engine = engine.map_err(refused("the disk engine's start"))?;
         Ok(Box::new(BlockQueue::new(
             Arc::clone(&self.disk),
             engine,
@@ -332,12 +345,18 @@ impl Device for BlockDevice {
         )))
     }
 
+    fn queue_ended(&self, index: u16) {
+        self.disk.image.let_go(Some(index));
+    }
+
     fn reset(&self) {
+        self.disk.image.let_go(None);
         self.cache.reset();
         self.settle_cache();
     }
 
     fn session_ended(&self) {
+        self.disk.image.let_go(None);
         self.cache.session_ended();
         self.settle_cache();
     }

@@ -12,7 +12,6 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::FcntlArg;
@@ -30,10 +29,10 @@ use nix::unistd::lseek;
 use crate::BlockSpec;
 use crate::CacheMode;
 use crate::Error;
-use crate::LockChoice;
 use crate::engine::sys;
 use crate::engine::work::Bounce;
 use crate::lock;
+use crate::lock::Lock;
 
 /// What kind of thing holds the bytes; it decides how ranges are discarded and zeroed and which engine pays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,10 +75,11 @@ pub(crate) struct Image {
     /// Bytes that there were when the size was read last.
     end: AtomicU64,
     block_size: u64,
+    lock: Lock,
 }
 
 impl Image {
-    /// Opens and locks what `spec` names.
+    /// Opens what `spec` names; it is locked when the first queue starts.
     pub fn open(spec: &BlockSpec) -> Result<Self, Error> {
         let (file, path) = match (&spec.path, spec.memory_disk) {
             (Some(path), None) => (open_file(path, spec)?, path.clone()),
@@ -103,10 +103,8 @@ impl Image {
         } else {
             Kind::File
         };
-        if spec.path.is_some() && spec.lock == LockChoice::On {
-            let patience = Duration::from_millis(u64::from(spec.lock_wait_ms));
-            lock::lock(&file, &path, spec.readonly, patience)?;
-        }
+        let lock = Lock::new(spec);
+        lock.try_out(&file, &path)?;
         let device = kind == Kind::Device;
         if device && !spec.readonly && sys::is_readonly(&file) {
             return Err(Error::ReadOnlyDevice { path });
@@ -128,12 +126,28 @@ impl Image {
             kind,
             path,
             granule,
+            lock,
         };
         image.refresh_size()?;
         if let Some(align) = direct.filter(|align| align.offset > spec.block_size) {
             image.try_direct(align.offset);
         }
         Ok(image)
+    }
+
+    /// Locks the image for `queue`; whether no queue had it locked before.
+    pub fn hold(&self, queue: u16) -> Result<bool, Error> {
+        self.lock.hold(&self.file, &self.path, queue)
+    }
+
+    /// `queue` has ended, or all have: with the last one the image is unlocked.
+    pub fn let_go(&self, queue: Option<u16>) {
+        self.lock.let_go(&self.file, queue);
+    }
+
+    /// The image stays locked as long as this process lives.
+    pub fn keep_locked(&self) {
+        self.lock.keep();
     }
 
     /// Bytes that the disk offers now.

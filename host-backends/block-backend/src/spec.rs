@@ -53,7 +53,7 @@ pub enum CacheMode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum LockChoice {
-    /// One writer, or any number of readers (open file description lock on the whole image).
+    /// One writer, or any number of readers (open file description lock on the whole image), while a guest uses the disk.
     #[default]
     On,
     /// No lock: two writers will corrupt the image.
@@ -126,10 +126,11 @@ pub struct BlockSpec {
     /// Let the guest zero ranges without sending zeroes.
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, help_heading = "Disk")]
     pub write_zeroes: bool,
-    /// Lock the image against a second writer.
+    /// Lock the image against a second writer, from the start of the guest's first queue until it stops them all: the
+    /// destination of a live migration waits, and can be asked meanwhile.
     #[arg(long, value_enum, default_value_t, help_heading = "Disk")]
     pub lock: LockChoice,
-    /// Wait this long for a predecessor that is dying to let go of its lock.
+    /// Wait this long at a start for another to let go of its lock: a predecessor that is dying, a migration's source.
     #[arg(long, value_name = "MS", default_value_t = 3000, help_heading = "Disk")]
     pub lock_wait_ms: u32,
     /// Offer packed rings.

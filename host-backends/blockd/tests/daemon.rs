@@ -324,20 +324,34 @@ fn a_missing_image_exits_with_three_and_teaches() {
 }
 
 #[test]
-fn a_locked_image_exits_with_three() {
+fn a_locked_image_is_told_at_the_start_and_has_its_socket_all_the_same() {
+    use nix::fcntl::FcntlArg;
     let dir = tempfile::tempdir().expect("a directory");
     let image = image(&dir);
-    let _first = Daemon::start(&["--socket-path", "{}/s", "--path", &image]);
-    let (code, message) = refusal(&[
-        "--socket-path",
-        "s",
-        "--path",
-        &image,
-        "--lock-wait-ms",
-        "10",
-    ]);
-    assert_eq!(code, 3);
-    assert!(message.contains("--lock off"), "{message}");
+    let file = std::fs::File::options()
+        .write(true)
+        .open(&image)
+        .expect("the image");
+    let whole = whole_file();
+    nix::fcntl::fcntl(&file, FcntlArg::F_OFD_SETLK(&whole)).expect("a lock");
+    let daemon = Daemon::start(&["--socket-path", "{}/s", "--path", &image]);
+    assert!(daemon.path("s").exists());
+    assert!(
+        daemon.log().contains("the image is in use"),
+        "{}",
+        daemon.log()
+    );
+}
+
+/// A write lock on a whole file.
+fn whole_file() -> nix::libc::flock {
+    nix::libc::flock {
+        l_type: nix::libc::F_WRLCK as i16,
+        l_whence: nix::libc::SEEK_SET as i16,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    }
 }
 
 #[test]

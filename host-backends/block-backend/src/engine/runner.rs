@@ -246,6 +246,7 @@ impl<T> Drop for Runner<T> {
                     image = %self.image.path.display(),
                     "The kernel cannot be asked for the end of its transfers: their memory and the image stay in use"
                 );
+                self.image.keep_locked();
                 std::mem::forget(Arc::clone(&self.image));
                 std::mem::forget(self.memory.take());
                 std::mem::forget(std::mem::take(&mut self.older));

@@ -7,6 +7,8 @@ use crate::CacheMode;
 use crate::EngineChoice;
 use crate::Error;
 use crate::LockChoice;
+use device_model::Device;
+use std::error::Error as _;
 use std::os::fd::AsRawFd;
 use virtio_spec::block::status::*;
 
@@ -17,20 +19,24 @@ fn reader(path: &std::path::Path) -> BlockSpec {
     }
 }
 
+/// What a disk of `spec` says that cannot start, though it opens.
 fn refused(spec: BlockSpec) -> String {
     let spec = BlockSpec {
         lock_wait_ms: 20,
         ..spec
     };
-    let error = BlockDevice::open(spec).expect_err("the lock refuses");
-    assert!(matches!(error, Error::Locked { .. }), "{error}");
-    error.to_string()
+    let device = BlockDevice::open(spec).expect("it opens and can be asked");
+    let started = device.start_queue(0, rig::DRIVER).map(drop);
+    let error = started.expect_err("the lock refuses");
+    let cause = error.source().expect("a cause").to_string();
+    assert!(cause.contains("in use"), "{cause}");
+    cause
 }
 
 #[test]
 fn a_second_writer_is_refused_and_told_the_mend() {
     let image = image_of(&[0; 4096]);
-    let _first = BlockDevice::open(BlockSpec::image(image.path())).expect("the first writer");
+    let _first = Rig::new(BlockSpec::image(image.path()));
     let message = refused(BlockSpec::image(image.path()));
     assert!(
         message.contains("--lock off") && message.contains("for writing"),
@@ -41,15 +47,15 @@ fn a_second_writer_is_refused_and_told_the_mend() {
 #[test]
 fn readers_share_and_keep_writers_out() {
     let image = image_of(&[0; 4096]);
-    let _one = BlockDevice::open(reader(image.path())).expect("a reader");
-    let _two = BlockDevice::open(reader(image.path())).expect("a reader");
+    let _one = Rig::new(reader(image.path()));
+    let _two = Rig::new(reader(image.path()));
     assert!(refused(BlockSpec::image(image.path())).contains("for reading"));
 }
 
 #[test]
 fn a_writer_keeps_readers_out() {
     let image = image_of(&[0; 4096]);
-    let _writer = BlockDevice::open(BlockSpec::image(image.path())).expect("a writer");
+    let _writer = Rig::new(BlockSpec::image(image.path()));
     refused(reader(image.path()));
 }
 
@@ -57,14 +63,14 @@ fn a_writer_keeps_readers_out() {
 fn the_lock_ends_with_the_disk() {
     let image = image_of(&[0; 4096]);
     for _ in 0..3 {
-        drop(BlockDevice::open(BlockSpec::image(image.path())).expect("the only writer"));
+        drop(Rig::new(BlockSpec::image(image.path())));
     }
 }
 
 #[test]
 fn closing_another_descriptor_of_the_image_keeps_the_lock() {
     let image = image_of(&[0; 4096]);
-    let _writer = BlockDevice::open(BlockSpec::image(image.path())).expect("a writer");
+    let _writer = Rig::new(BlockSpec::image(image.path()));
     // A lock of the older kind would be lost here.
     drop(std::fs::File::open(image.path()).expect("the image"));
     refused(BlockSpec::image(image.path()));
@@ -74,11 +80,13 @@ fn closing_another_descriptor_of_the_image_keeps_the_lock() {
 fn a_lock_that_is_let_go_in_time_is_waited_for() {
     let image = image_of(&[0; 4096]);
     let first = BlockDevice::open(BlockSpec::image(image.path())).expect("the first writer");
+    let handler = first.start_queue(0, rig::DRIVER).expect("its queue");
+    drop(handler);
     let dying = std::thread::spawn(move || {
         std::thread::sleep(std::time::Duration::from_millis(100));
         drop(first);
     });
-    BlockDevice::open(BlockSpec::image(image.path())).expect("the second writer");
+    Rig::new(BlockSpec::image(image.path()));
     dying.join().expect("no panic");
 }
 
@@ -89,9 +97,64 @@ fn lock_off_neither_takes_nor_minds_a_lock() {
         lock: LockChoice::Off,
         ..BlockSpec::image(image.path())
     };
-    let _free = BlockDevice::open(off.clone()).expect("no lock");
-    let _locked = BlockDevice::open(BlockSpec::image(image.path())).expect("nothing in the way");
-    let _second = BlockDevice::open(off).expect("does not mind");
+    let _free = Rig::new(off.clone());
+    let _locked = Rig::new(BlockSpec::image(image.path()));
+    let _second = Rig::new(off);
+}
+
+/// A disk on `image` with two queues.
+fn with_two_queues(image: &std::path::Path) -> std::sync::Arc<BlockDevice> {
+    let spec = BlockSpec {
+        num_queues: 2,
+        lock_wait_ms: 20,
+        ..BlockSpec::image(image)
+    };
+    BlockDevice::open(spec).expect("it opens, whoever has the lock")
+}
+
+#[test]
+fn the_lock_is_handed_over_when_the_front_end_has_stopped_the_last_queue() {
+    let image = image_of(&[0; 4096]);
+    let (source, destination) = (with_two_queues(image.path()), with_two_queues(image.path()));
+    let starts = |disk: &BlockDevice| disk.start_queue(0, rig::DRIVER).is_ok();
+    for index in 0..2 {
+        drop(
+            source
+                .start_queue(index, rig::DRIVER)
+                .expect("the source runs"),
+        );
+    }
+    // Its handlers are gone, as in a pause for new memory; the front-end has not said that a queue ended.
+    let mut capacity = [0; 8];
+    destination.read_config(0, &mut capacity);
+    assert_eq!(u64::from_le_bytes(capacity), 8, "it can be asked meanwhile");
+    assert!(!starts(&destination));
+    source.queue_ended(0);
+    assert!(!starts(&destination), "one queue is left");
+    source.queue_ended(1);
+    assert!(starts(&destination));
+    // The migration failed after all, or somebody errs: the source must not write now.
+    assert!(!starts(&source));
+    destination.session_ended();
+    assert!(starts(&source));
+    source.reset();
+    assert!(starts(&destination));
+}
+
+#[test]
+fn a_size_that_changed_until_the_start_is_taken_on_then() {
+    let image = image_of(&[0; 4096]);
+    let (source, destination) = (with_two_queues(image.path()), with_two_queues(image.path()));
+    let mut running = Rig::on(source, rig::DRIVER);
+    image.as_file().set_len(8192).expect("growth");
+    running.device.resize().expect("a resize");
+    assert_eq!(running.write(8, &[5; 512]), OK);
+    assert_eq!(destination.size(), 4096);
+    running.device.session_ended();
+    drop(running);
+    let mut next = Rig::on(destination, rig::DRIVER);
+    assert_eq!(next.device.size(), 8192);
+    assert_eq!(next.read(8, 512), [5; 512]);
 }
 
 // REGRESSIONS 21 (CVE-2026-27211): the format is never guessed.
