@@ -64,6 +64,7 @@ impl Commands {
             json!({
                 "name": unit.name,
                 "connected": numbers.connected,
+                "another-waits": numbers.waiting,
                 "sessions": numbers.sessions,
                 "device": unit.served.status(),
             })
@@ -82,6 +83,7 @@ impl Commands {
             json!({
                 "name": unit.name,
                 "sessions": numbers.sessions,
+                "waits": numbers.waits,
                 "messages": numbers.messages,
                 "message-errors": numbers.message_errors,
                 "queues": queues,
@@ -113,6 +115,7 @@ impl Commands {
             let session = json!({
                 "connected": numbers.connected,
                 "sessions": numbers.sessions,
+                "waits": numbers.waits,
                 "messages": numbers.messages,
                 "message-errors": numbers.message_errors,
             });

@@ -16,7 +16,10 @@ pub enum Error {
     #[error("Guest memory cannot be used")]
     Memory(#[from] guest_memory::Error),
     /// A ring area is not inside one memory region
-    #[error("The {0} area is not inside one memory region")]
+    #[error(
+        "The {0} area is not inside one region of the memory that the front-end shared; is all of the guest's memory \
+         shared (QEMU: share=on)?"
+    )]
     RingArea(&'static str),
     /// The in-flight record contradicts itself or the ring
     #[error("The in-flight record is damaged: {0}")]

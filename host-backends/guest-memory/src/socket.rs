@@ -32,12 +32,22 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io:
     )?)
 }
 
-/// Receives into `bytes`, appends descriptors to `fds`; zero bytes mean the peer is gone. Does not block.
+/// What one call of [`receive`] brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Received {
+    /// Bytes; none means that the peer is gone.
+    pub bytes: usize,
+    /// Descriptors came that this process could not take: it is at its limit of open files (`MSG_CTRUNC`; there is room
+    /// for as many as one message can carry).
+    pub fds_lost: bool,
+}
+
+/// Receives into `bytes`, appends descriptors to `fds`. Does not block.
 pub fn receive(
     socket: BorrowedFd<'_>,
     bytes: &mut [u8],
     fds: &mut Vec<OwnedFd>,
-) -> io::Result<usize> {
+) -> io::Result<Received> {
     let mut control = [0_u64; CONTROL_WORDS];
     let mut iov = libc::iovec {
         iov_base: bytes.as_mut_ptr().cast(),
@@ -56,7 +66,10 @@ pub fn receive(
         return Err(io::Error::last_os_error());
     }
     take_fds(&message, fds);
-    Ok(got.unsigned_abs())
+    Ok(Received {
+        bytes: got.unsigned_abs(),
+        fds_lost: message.msg_flags & libc::MSG_CTRUNC != 0,
+    })
 }
 
 /// Owns every descriptor in the control data of `message`.

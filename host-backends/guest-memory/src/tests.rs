@@ -476,12 +476,14 @@ fn descriptors_travel_with_their_bytes_and_none_is_lost() {
     assert_eq!(socket::send(a.as_fd(), b"x", &many).unwrap(), 1);
     let mut fds = Vec::new();
     let mut bytes = [0; 8];
-    assert_eq!(socket::receive(b.as_fd(), &mut bytes, &mut fds).unwrap(), 1);
+    let all = socket::receive(b.as_fd(), &mut bytes, &mut fds).unwrap();
+    assert_eq!((all.bytes, all.fds_lost), (1, false));
     assert_eq!(fds.len(), 253);
     let empty = socket::receive(b.as_fd(), &mut bytes, &mut fds).unwrap_err();
     assert_eq!(empty.kind(), std::io::ErrorKind::WouldBlock);
     drop(a);
-    assert_eq!(socket::receive(b.as_fd(), &mut bytes, &mut fds).unwrap(), 0);
+    let end = socket::receive(b.as_fd(), &mut bytes, &mut fds).unwrap();
+    assert_eq!((end.bytes, end.fds_lost), (0, false));
 }
 
 proptest! {

@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use vhost_user_protocol::HEADER_SIZE;
@@ -44,6 +45,8 @@ pub(crate) struct Incoming {
     pub(crate) header: Header,
     pub(crate) payload: Vec<u8>,
     pub(crate) fds: Vec<OwnedFd>,
+    /// Others came with it for which this process had no room.
+    pub(crate) fds_lost: bool,
 }
 
 /// What the wait for a message ended with.
@@ -52,6 +55,8 @@ pub(crate) enum Event {
     Message(Incoming),
     /// A worker ended by itself.
     WorkerEnded,
+    /// Another front-end waits for this one to leave; said once.
+    AnotherWaits,
 }
 
 /// The socket, and what else ends a wait.
@@ -59,13 +64,16 @@ pub(crate) struct Connection {
     stream: UnixStream,
     shutdown: ShutdownHandle,
     worker_ended: Arc<EventFd>,
+    /// Where others come in, until one was seen there.
+    listener: Option<UnixListener>,
     buffer: Vec<u8>,
     fds: Vec<OwnedFd>,
+    fds_lost: bool,
 }
 
 impl Connection {
     pub(crate) fn new(
-        stream: UnixStream,
+        (stream, listener): (UnixStream, Option<UnixListener>),
         shutdown: ShutdownHandle,
         worker_ended: Arc<EventFd>,
     ) -> Self {
@@ -73,8 +81,10 @@ impl Connection {
             stream,
             shutdown,
             worker_ended,
+            listener,
             buffer: Vec::new(),
             fds: Vec::new(),
+            fds_lost: false,
         }
     }
 
@@ -88,6 +98,10 @@ impl Connection {
             match self.wait(PollFlags::POLLIN, true)? {
                 Ready::Socket => self.fill(wanted)?,
                 Ready::Worker => return Ok(Event::WorkerEnded),
+                Ready::Another => {
+                    self.listener = None;
+                    return Ok(Event::AnotherWaits);
+                }
             }
         }
     }
@@ -114,6 +128,7 @@ impl Connection {
             header,
             payload,
             fds: std::mem::take(&mut self.fds),
+            fds_lost: std::mem::take(&mut self.fds_lost),
         })
     }
 
@@ -124,7 +139,10 @@ impl Connection {
         let target = self.buffer.get_mut(old..).unwrap_or(&mut []);
         let result = socket::receive(self.stream.as_fd(), target, &mut self.fds);
         let got = match &result {
-            Ok(got) => *got,
+            Ok(received) => {
+                self.fds_lost |= received.fds_lost;
+                received.bytes
+            }
             Err(_) => 0,
         };
         self.buffer.truncate(old + got);
@@ -132,7 +150,7 @@ impl Connection {
             return Err(End::TooManyFds);
         }
         match result {
-            Ok(0) => Err(End::Closed),
+            Ok(_) if got == 0 => Err(End::Closed),
             Ok(_) => Ok(()),
             Err(error) if is_transient(&error) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(End::Closed),
@@ -161,13 +179,19 @@ impl Connection {
         Ok(())
     }
 
-    fn wait(&self, flags: PollFlags, workers: bool) -> Result<Ready, End> {
+    /// Waits for the socket or the end; with `events`, also for what else a session has to do with.
+    fn wait(&self, flags: PollFlags, events: bool) -> Result<Ready, End> {
         loop {
-            let socket = PollFd::new(self.stream.as_fd(), flags);
-            let shutdown = PollFd::new(self.shutdown.as_fd(), PollFlags::POLLIN);
-            let worker = PollFd::new(self.worker_ended.as_fd(), PollFlags::POLLIN);
-            let mut fds = [socket, shutdown, worker];
-            let watched = if workers {
+            let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
+            let shutdown = self.shutdown.as_fd();
+            let listener = self.listener.as_ref();
+            let mut fds = [
+                PollFd::new(self.stream.as_fd(), flags),
+                readable(shutdown),
+                readable(self.worker_ended.as_fd()),
+                readable(listener.map_or(shutdown, |listener| listener.as_fd())),
+            ];
+            let watched = if events {
                 fds.as_mut_slice()
             } else {
                 fds.split_at_mut(2).0
@@ -176,16 +200,19 @@ impl Connection {
                 Ok(_) | Err(nix::Error::EINTR) => {}
                 Err(errno) => return Err(End::Socket(errno.into())),
             }
-            let [socket, _, worker] = fds.map(|fd| fd.any().unwrap_or(false));
+            let [socket, _, worker, another] = fds.map(|fd| fd.any().unwrap_or(false));
             if self.shutdown.is_shutdown() {
                 return Err(End::Shutdown);
             }
-            if workers && worker {
+            if events && worker {
                 self.worker_ended.drain();
                 return Ok(Ready::Worker);
             }
             if socket {
                 return Ok(Ready::Socket);
+            }
+            if events && another {
+                return Ok(Ready::Another);
             }
         }
     }
@@ -194,6 +221,7 @@ impl Connection {
 enum Ready {
     Socket,
     Worker,
+    Another,
 }
 
 fn is_transient(error: &io::Error) -> bool {

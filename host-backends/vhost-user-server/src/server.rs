@@ -94,11 +94,15 @@ impl Server {
             match listener.accept() {
                 Ok((stream, _)) => {
                     back_off = BACK_OFF_MIN;
-                    self.serve_stream(stream)?;
+                    // Without a second descriptor of the listener nobody is told of others who wait.
+                    self.serve_one(stream, listener.try_clone().ok())?;
                 }
                 Err(error) if is_harmless(&error) => {}
-                // Out of descriptors or memory: others may give some back.
-                Err(error) if is_shortage(&error) => self.pause(&mut back_off),
+                // Others may give some back.
+                Err(error) if is_shortage(&error) => {
+                    self.note_shortage(&error);
+                    self.pause(&mut back_off);
+                }
                 Err(error) => return Err(failed("accept")(error)),
             }
         }
@@ -111,16 +115,24 @@ impl Server {
     /// When a queue is lost ([`Error::Lost`]); a refused connection is tried again.
     pub fn serve_connecting(&self, path: &Path) -> Result<(), Error> {
         let mut back_off = BACK_OFF_MIN;
+        let mut told = false;
         while !self.shutdown.is_shutdown() {
             match UnixStream::connect(path) {
                 Ok(stream) => {
-                    back_off = BACK_OFF_MIN;
+                    (back_off, told) = (BACK_OFF_MIN, false);
                     self.serve_stream(stream)?;
                     // A front-end that accepts and closes at once must not make us spin.
                     self.sleep(BACK_OFF_MIN);
                 }
                 Err(error) => {
-                    tracing::debug!(device = self.options.name, %error, "No front-end yet");
+                    // Once until it was there: the path may be wrong, and nothing else would say so.
+                    if !std::mem::replace(&mut told, true) {
+                        let (name, path) = (&self.options.name, path.display());
+                        tracing::warn!(
+                            device = name,
+                            "No front-end at {path} yet: {error}; trying again"
+                        );
+                    }
                     self.pause(&mut back_off);
                 }
             }
@@ -133,6 +145,21 @@ impl Server {
     /// # Errors
     /// When a queue is lost ([`Error::Lost`]), and with it the device.
     pub fn serve_stream(&self, stream: UnixStream) -> Result<(), Error> {
+        self.serve_one(stream, None)
+    }
+
+    /// A front-end waits, and this process cannot take it.
+    fn note_shortage(&self, error: &io::Error) {
+        if let Some(suppressed) = self.shared.admit_log() {
+            tracing::warn!(
+                device = self.options.name,
+                suppressed,
+                "A front-end waits and cannot be accepted: {error} (RLIMIT_NOFILE, memory); trying again"
+            );
+        }
+    }
+
+    fn serve_one(&self, stream: UnixStream, listener: Option<UnixListener>) -> Result<(), Error> {
         let name = &self.options.name;
         self.shared.sessions.fetch_add(1, Ordering::Relaxed);
         self.shared.connected.store(true, Ordering::Relaxed);
@@ -140,8 +167,9 @@ impl Server {
         if let Some(suppressed) = log {
             tracing::info!(device = name, suppressed, "Front-end connected");
         }
-        let end = catch_unwind(AssertUnwindSafe(|| self.run_session(stream)));
+        let end = catch_unwind(AssertUnwindSafe(|| self.run_session((stream, listener))));
         self.shared.connected.store(false, Ordering::Relaxed);
+        self.shared.waiting.store(false, Ordering::Relaxed);
         match end {
             Ok(Ok(_)) if log.is_none() => {}
             Ok(Ok(end)) => log_end(name, &end),
@@ -157,7 +185,10 @@ impl Server {
         Ok(())
     }
 
-    fn run_session(&self, stream: UnixStream) -> Result<End, guest_memory::Error> {
+    fn run_session(
+        &self,
+        stream: (UnixStream, Option<UnixListener>),
+    ) -> Result<End, guest_memory::Error> {
         let identity = (self.options.name.clone(), self.options.polling);
         let (device, shutdown) = (self.device.clone(), self.shutdown.clone());
         let mut session = Session::new(stream, device, identity, shutdown, self.shared.clone())?;

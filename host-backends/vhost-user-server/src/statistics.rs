@@ -15,8 +15,12 @@ use std::sync::atomic::Ordering;
 pub struct Statistics {
     /// Whether a front-end is connected.
     pub connected: bool,
+    /// Whether another front-end came while the present one is served, which it has to wait for.
+    pub waiting: bool,
     /// Sessions begun.
     pub sessions: u64,
+    /// Sessions during which another front-end came and had to wait.
+    pub waits: u64,
     /// Messages received whole.
     pub messages: u64,
     /// Messages refused.
@@ -29,7 +33,9 @@ pub struct Statistics {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) connected: AtomicBool,
+    pub(crate) waiting: AtomicBool,
     pub(crate) sessions: AtomicU64,
+    pub(crate) waits: AtomicU64,
     pub(crate) messages: AtomicU64,
     pub(crate) message_errors: AtomicU64,
     /// A queue's handler is lost with what it held: only another process can serve the device.
@@ -42,7 +48,9 @@ impl Shared {
     pub(crate) fn new(queues: u16) -> Self {
         Self {
             connected: AtomicBool::new(false),
+            waiting: AtomicBool::new(false),
             sessions: AtomicU64::new(0),
+            waits: AtomicU64::new(0),
             messages: AtomicU64::new(0),
             message_errors: AtomicU64::new(0),
             lost: AtomicBool::new(false),
@@ -65,7 +73,9 @@ impl Shared {
     pub(crate) fn snapshot(&self) -> Statistics {
         Statistics {
             connected: self.connected.load(Ordering::Relaxed),
+            waiting: self.waiting.load(Ordering::Relaxed),
             sessions: self.sessions.load(Ordering::Relaxed),
+            waits: self.waits.load(Ordering::Relaxed),
             messages: self.messages.load(Ordering::Relaxed),
             message_errors: self.message_errors.load(Ordering::Relaxed),
             queues: self

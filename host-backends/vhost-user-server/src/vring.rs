@@ -81,6 +81,12 @@ impl Vring {
         self.worker.is_some()
     }
 
+    /// Whether the front-end said all of it and wants it to run.
+    pub(crate) fn is_described(&self) -> bool {
+        let wanted = self.started && self.enabled && !self.broken;
+        wanted && self.addresses.is_some() && self.size != 0
+    }
+
     /// Starts the worker if the ring is to run and does not yet.
     pub(crate) fn start_if_ready(&mut self, environment: &Environment<'_>) -> Result<(), Error> {
         let wanted = self.started && self.enabled && !self.broken && self.worker.is_none();

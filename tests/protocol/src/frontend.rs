@@ -90,7 +90,7 @@ impl Frontend {
         while got < HEADER_SIZE {
             let target = header.get_mut(got..).context("header")?;
             self.wait()?;
-            let n = socket::receive(self.stream.as_fd(), target, &mut fds)?;
+            let n = socket::receive(self.stream.as_fd(), target, &mut fds)?.bytes;
             ensure!(n != 0, "the server closed the connection");
             got += n;
         }

@@ -5,6 +5,7 @@ mod back_end;
 mod device;
 mod frontend;
 mod guest;
+pub mod log;
 mod network;
 mod process;
 mod served;

@@ -21,6 +21,8 @@ pub struct Served {
     pub server: Arc<Server>,
     /// Where it listens.
     pub path: PathBuf,
+    /// The device's name in the log: the socket's.
+    pub name: String,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -33,8 +35,12 @@ impl Served {
     /// Serves a new device on the socket `path`, as the successor of one that was shut down.
     pub fn at(path: PathBuf, queues: u16) -> Result<Self> {
         let device = EchoDevice::new(queues);
+        let name = path
+            .file_stem()
+            .map(|name| name.to_string_lossy().into_owned());
+        let name = name.context("no name")?;
         let options = Options {
-            name: "echo".to_owned(),
+            name: name.clone(),
             polling: Polling::Auto,
         };
         let server = Arc::new(Server::new(device.clone(), options)?);
@@ -47,6 +53,7 @@ impl Served {
             device,
             server,
             path,
+            name,
             thread: Some(thread),
         })
     }

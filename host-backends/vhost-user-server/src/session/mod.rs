@@ -25,6 +25,7 @@ use guest_memory::EventFd;
 use guest_memory::GuestMemory;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -42,6 +43,11 @@ pub(crate) enum Refusal {
     Malformed(#[from] vhost_user_protocol::Error),
     #[error("It came with {0} descriptors")]
     FdCount(usize),
+    #[error(
+        "Its descriptors could not be taken: this process is at its limit of open files \
+         (RLIMIT_NOFILE; raise it by `ulimit -n` or LimitNOFILE=)"
+    )]
+    FdsLost,
     #[error("The request is unknown")]
     Unknown,
     #[error("There is no ring {0}")]
@@ -87,11 +93,13 @@ pub(crate) struct Session {
     inflight: Option<InflightRegion>,
     vrings: Vec<Vring>,
     transfer: Option<StateTransfer>,
+    /// The operator was told that a ring waits for memory.
+    told_no_memory: bool,
 }
 
 impl Session {
     pub(crate) fn new(
-        stream: UnixStream,
+        stream: (UnixStream, Option<UnixListener>),
         device: Arc<dyn Device>,
         (name, polling): (String, Polling),
         shutdown: ShutdownHandle,
@@ -123,6 +131,7 @@ impl Session {
             inflight: None,
             vrings,
             transfer: None,
+            told_no_memory: false,
         })
     }
 
@@ -132,6 +141,10 @@ impl Session {
             let step = match self.connection.next_event() {
                 Ok(Event::Message(incoming)) => self.serve(incoming),
                 Ok(Event::WorkerEnded) => self.reap(),
+                Ok(Event::AnotherWaits) => {
+                    self.note_another();
+                    Ok(())
+                }
                 Err(end) => Err(end),
             };
             if let Err(end) = step {
@@ -152,11 +165,16 @@ impl Session {
             header,
             payload,
             fds,
+            fds_lost,
         } = incoming;
         let request = Request(header.request);
         let acknowledge = header.flags.need_reply() && self.acknowledges(request, &payload);
         self.shared.messages.fetch_add(1, Ordering::Relaxed);
-        let outcome = self.decode_and_handle(request, &payload, fds);
+        let outcome = if fds_lost {
+            Err(Refusal::FdsLost)
+        } else {
+            self.decode_and_handle(request, &payload, fds)
+        };
         match outcome {
             Ok(Answer::Reply(reply)) => self.connection.send(&reply.encode(request), &[]),
             Ok(Answer::ReplyWithFd(reply, fd)) => {
@@ -272,6 +290,37 @@ impl Session {
         }
     }
 
+    /// One front-end is served at a time; without this line the next one's VMM just hangs.
+    fn note_another(&self) {
+        self.shared.waiting.store(true, Ordering::Relaxed);
+        self.shared.waits.fetch_add(1, Ordering::Relaxed);
+        if let Some(suppressed) = self.shared.admit_log() {
+            tracing::warn!(
+                device = self.name,
+                suppressed,
+                "Another front-end waits: it is served when the present one has left"
+            );
+        }
+    }
+
+    /// Says once that ring `at` would run if there was memory: the guest's VMM is silent about it, and the guest hangs.
+    fn note_missing_memory(&mut self, at: usize) {
+        let missing = self.memory.regions().len() == 0;
+        let waits = self.vrings.get(at).is_some_and(Vring::is_described);
+        if !missing || !waits || self.told_no_memory {
+            return;
+        }
+        self.told_no_memory = true;
+        if let Some(suppressed) = self.shared.admit_log() {
+            tracing::warn!(
+                device = self.name,
+                queue = at,
+                suppressed,
+                "Not started: the front-end shared no memory; is the guest's memory shared (QEMU: share=on)?"
+            );
+        }
+    }
+
     /// Collects workers that ended by themselves.
     fn reap(&mut self) -> Result<(), End> {
         for at in 0..self.vrings.len() {
@@ -359,6 +408,7 @@ impl Session {
     }
 
     pub(crate) fn start_ring(&mut self, at: usize) -> Result<(), Refusal> {
+        self.note_missing_memory(at);
         let Self {
             vrings,
             device,
