@@ -33,9 +33,6 @@ use crate::request::id_bytes;
 use crate::write_cache::RECORD_BYTES;
 use crate::write_cache::WriteCache;
 
-/// Most requests that one queue has in flight; more wait in its ring.
-const MAX_DEPTH: u16 = 512;
-
 /// What all queues of a disk share.
 #[derive(Debug)]
 pub(crate) struct Disk {
@@ -144,6 +141,11 @@ impl BlockDevice {
     /// The engine in use: `map`, `uring` or `sync`.
     pub fn engine(&self) -> &'static str {
         self.engine.name()
+    }
+
+    /// System calls that this disk makes and other devices do not.
+    pub fn syscalls(&self) -> &'static [i64] {
+        self.engine.syscalls()
     }
 
     /// Whether the guest may rely on FLUSH alone (write-back), or every write is durable (write-through).
@@ -325,14 +327,13 @@ impl Device for BlockDevice {
             }
         };
         let first = image.hold(index).map_err(refused("taking the image"))?;
-        let depth = self.spec.queue_size.min(MAX_DEPTH);
         // Others may have changed the image until now.
         let fresh = if first {
             self.resize().map(drop)
         } else {
             Ok(())
         };
-        let engine = fresh.and_then(|()| self.engine.start(image, depth));
+        let engine = fresh.and_then(|()| self.engine.start(image));
         if engine.is_err() {
             image.let_go(Some(index));
         }
@@ -340,7 +341,7 @@ impl Device for BlockDevice {
         Ok(Box::new(BlockQueue::new(
             Arc::clone(&self.disk),
             engine,
-            depth,
+            self.spec.depth(),
             Arc::clone(metrics),
         )))
     }

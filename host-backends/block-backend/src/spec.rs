@@ -165,7 +165,15 @@ impl Default for BlockSpec {
     }
 }
 
+/// Most requests that one queue has in flight; more wait in its ring.
+const MAX_DEPTH: u16 = 512;
+
 impl BlockSpec {
+    /// Requests that one queue may have in flight.
+    pub(crate) fn depth(&self) -> u16 {
+        self.queue_size.min(MAX_DEPTH)
+    }
+
     /// A disk over the image at `path`, all else by default.
     pub fn image(path: impl Into<PathBuf>) -> Self {
         Self {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use block_backend::BlockDevice;
+use daemon_shell::Needs;
 use daemon_shell::Served;
 use device_model::Device;
 use serde_json::Value;
@@ -30,6 +31,13 @@ impl Served for Disk {
 
     fn metrics(&self) -> Value {
         json!(self.0.metrics())
+    }
+
+    fn needs(&self) -> Needs {
+        Needs {
+            syscalls: self.0.syscalls().to_vec(),
+            ..Needs::default()
+        }
     }
 
     fn resize(&self, bytes: Option<u64>) -> Result<Value, String> {

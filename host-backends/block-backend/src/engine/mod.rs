@@ -19,6 +19,7 @@
 //! writes, hole punching.
 
 pub(crate) mod map;
+pub(crate) mod rings;
 pub(crate) mod runner;
 #[cfg(test)]
 pub(crate) mod scripted;
@@ -114,6 +115,7 @@ pub(crate) trait Engine: Send {
 pub(crate) enum Choice {
     Map(Arc<map::Shared>),
     Uring {
+        rings: Arc<rings::Rings>,
         /// System calls will do for a queue that gets no ring.
         or_sync: bool,
     },
@@ -126,8 +128,8 @@ impl Choice {
         let mappable = matches!(image.kind, Kind::MemoryFile | Kind::HugeFile);
         match spec.engine {
             EngineChoice::Auto if mappable => Self::map(spec, image),
-            EngineChoice::Auto => match uring::probe(image) {
-                Ok(()) => Ok(Self::Uring { or_sync: true }),
+            EngineChoice::Auto => match Self::uring(spec, image, true) {
+                Ok(uring) => Ok(uring),
                 Err(errno) => {
                     tracing::info!(%errno, "io_uring is not available here, using plain system calls");
                     Ok(Self::Sync)
@@ -137,36 +139,49 @@ impl Choice {
             EngineChoice::Map => Err(Error::MapEngine {
                 path: image.path.clone(),
             }),
-            EngineChoice::Uring => match uring::probe(image) {
-                Ok(()) => Ok(Self::Uring { or_sync: false }),
-                Err(errno) => Err(Error::Uring(errno)),
-            },
+            EngineChoice::Uring => Self::uring(spec, image, false).map_err(Error::Uring),
             EngineChoice::Sync => Ok(Self::Sync),
         }
+    }
+
+    /// Everything that queues will need of io_uring, since none can be made in the sandbox.
+    fn uring(spec: &BlockSpec, image: &Image, or_sync: bool) -> Result<Self, Errno> {
+        let rings = rings::Rings::make(image, spec.num_queues, spec.depth())?;
+        let rings = Arc::new(rings);
+        Ok(Self::Uring { rings, or_sync })
     }
 
     fn map(spec: &BlockSpec, image: &Arc<Image>) -> Result<Self, Error> {
         Ok(Self::Map(Arc::new(map::Shared::new(image, spec.readonly)?)))
     }
 
-    /// An engine for one queue with at most `depth` requests in flight.
-    pub fn start(&self, image: &Arc<Image>, depth: u16) -> Result<Box<dyn Engine>, Error> {
+    /// An engine for one queue.
+    pub fn start(&self, image: &Arc<Image>) -> Result<Box<dyn Engine>, Error> {
         Ok(match self {
             Self::Map(shared) => {
                 Box::new(map::MapEngine::new(Arc::clone(image), Arc::clone(shared)))
             }
-            Self::Uring { or_sync } => match uring::UringEngine::new(Arc::clone(image), depth) {
-                Ok(engine) => Box::new(engine),
-                Err(errno) if *or_sync => {
-                    // Descriptors or locked memory may have run out since the device opened.
-                    tracing::warn!(%errno, image = %image.path.display(),
-                        "no io_uring for a queue, it uses plain system calls");
-                    Box::new(sync::SyncEngine::new(Arc::clone(image)))
+            Self::Uring { rings, or_sync } => {
+                match uring::UringEngine::new(Arc::clone(image), rings) {
+                    Some(engine) => Box::new(engine),
+                    None if !or_sync => return Err(Error::Uring(Errno::EAGAIN)),
+                    None => {
+                        tracing::warn!(image = %image.path.display(),
+                        "an io_uring of this disk is lost to transfers that never ended; a queue uses plain system calls");
+                        Box::new(sync::SyncEngine::new(Arc::clone(image)))
+                    }
                 }
-                Err(errno) => return Err(Error::Uring(errno)),
-            },
+            }
             Self::Sync => Box::new(sync::SyncEngine::new(Arc::clone(image))),
         })
+    }
+
+    /// System calls that only this engine makes.
+    pub fn syscalls(&self) -> &'static [i64] {
+        match self {
+            Self::Uring { .. } => &[libc::SYS_io_uring_enter],
+            Self::Map(_) | Self::Sync => &[],
+        }
     }
 
     /// The engine's name as the command line spells it.

@@ -6,6 +6,7 @@
     reason = "io_uring takes raw buffers that only the caller can vouch for"
 )]
 
+use std::mem::ManuallyDrop;
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
@@ -13,8 +14,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::atomic::fence;
 
-use guest_memory::EventFd;
-use io_uring::IoUring;
 use io_uring::opcode;
 use io_uring::squeue;
 use io_uring::types::Fixed;
@@ -24,6 +23,9 @@ use nix::errno::Errno;
 use crate::engine::Engine;
 use crate::engine::Outcome;
 use crate::engine::Step;
+use crate::engine::rings::Ring;
+use crate::engine::rings::Rings;
+use crate::engine::rings::errno;
 use crate::engine::sync;
 use crate::engine::sys;
 use crate::image::Image;
@@ -32,17 +34,14 @@ use crate::image::Image;
 const MISS_STREAK: u32 = 16;
 /// One read in this many still tries while the streak lasts.
 const RETRY_EVERY: u32 = 32;
-const IMAGE: Fixed = Fixed(0);
+pub(super) const IMAGE: Fixed = Fixed(0);
 
 /// The io_uring engine of one queue.
 pub(crate) struct UringEngine {
     image: Arc<Image>,
-    ring: IoUring,
-    /// Signalled by completions while the worker sleeps. (A ring whose completions are deferred to the worker does not
-    /// wake the worker from a poll on the ring itself.)
-    event: EventFd,
-    /// The ring starts disabled: the worker's first submission makes that thread the ring's only submitter.
-    enabled: bool,
+    rings: Arc<Rings>,
+    /// Given back when the engine ends.
+    ring: ManuallyDrop<Ring>,
     queued: usize,
     pending: usize,
     read_at_once: bool,
@@ -61,63 +60,17 @@ enum WriteAtOnce {
     Never,
 }
 
-/// Whether an io_uring can be had here and does something: a sysctl, an old kernel or a container's filter may refuse
-/// each of its three system calls by itself.
-pub(crate) fn probe(image: &Arc<Image>) -> Result<(), Errno> {
-    let mut engine = UringEngine::new(Arc::clone(image), 2)?;
-    let nothing = opcode::Readv::new(IMAGE, std::ptr::null(), 0).build();
-    // SAFETY: the entry points to nothing.
-    unsafe { engine.queue(0, nothing) };
-    // What comes of it does not matter, only that something does.
-    while engine.ring.completion().is_empty() {
-        engine.wait()?;
-    }
-    Ok(())
-}
-
-fn build(entries: u32) -> Result<IoUring, Errno> {
-    let modern = IoUring::builder()
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        .setup_taskrun_flag()
-        .setup_r_disabled()
-        .dontfork()
-        .build(entries);
-    let ring = match modern {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            // Before Linux 6.1.
-            IoUring::builder()
-                .setup_r_disabled()
-                .dontfork()
-                .build(entries)
-        }
-        other => other,
-    };
-    ring.map_err(errno)
-}
-
-fn errno(error: std::io::Error) -> Errno {
-    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
-}
-
 impl UringEngine {
-    /// A ring for `depth` steps at a time.
-    pub fn new(image: Arc<Image>, depth: u16) -> Result<Self, Errno> {
-        let mut ring = build(u32::from(depth.max(1)).next_power_of_two())?;
-        ring.submitter()
-            .register_files(&[image.file.as_raw_fd()])
-            .map_err(errno)?;
-        let event = EventFd::new().map_err(|_| Errno::EMFILE)?;
-        ring.submitter()
-            .register_eventfd(event.as_fd().as_raw_fd())
-            .map_err(errno)?;
-        ring.completion().disable_eventfd();
+    /// An engine on one of `rings`; `None` if all are in use.
+    pub fn new(image: Arc<Image>, rings: &Arc<Rings>) -> Option<Self> {
+        let mut ring = rings.take()?;
+        ring.ring.completion().disable_eventfd();
+        ring.event.drain();
         let cached = image.direct().is_none();
-        Ok(Self {
+        Some(Self {
             image,
-            ring,
-            event,
-            enabled: false,
+            rings: Arc::clone(rings),
+            ring: ManuallyDrop::new(ring),
             queued: 0,
             pending: 0,
             read_at_once: cached,
@@ -137,12 +90,12 @@ impl UringEngine {
     unsafe fn queue(&mut self, slot: u16, entry: squeue::Entry) -> Outcome {
         let entry = entry.user_data(u64::from(slot));
         // SAFETY: the caller vouches for what the entry points to until its completion.
-        if unsafe { self.ring.submission().push(&entry) }.is_err() {
+        if unsafe { self.ring.ring.submission().push(&entry) }.is_err() {
             if let Err(errno) = self.submit() {
                 return Outcome::Done(Err(errno));
             }
             // SAFETY: as above.
-            if unsafe { self.ring.submission().push(&entry) }.is_err() {
+            if unsafe { self.ring.ring.submission().push(&entry) }.is_err() {
                 return Outcome::Done(Err(Errno::EAGAIN));
             }
         }
@@ -220,17 +173,6 @@ impl UringEngine {
         // SAFETY: the caller vouches for the buffers.
         Some(unsafe { sys::write(fd, buffers, offset, 0) })
     }
-
-    fn enable(&mut self) -> Result<(), Errno> {
-        if !self.enabled {
-            self.ring
-                .submitter()
-                .register_enable_rings()
-                .map_err(errno)?;
-            self.enabled = true;
-        }
-        Ok(())
-    }
 }
 
 fn count(buffers: &[libc::iovec]) -> u32 {
@@ -285,9 +227,8 @@ impl Engine for UringEngine {
         if self.queued == 0 {
             return Ok(());
         }
-        self.enable()?;
         loop {
-            match self.ring.submit() {
+            match self.ring.ring.submit() {
                 Ok(taken) => {
                     self.queued = self.queued.saturating_sub(taken);
                     if self.queued == 0 || taken == 0 {
@@ -308,16 +249,17 @@ impl Engine for UringEngine {
         if self.pending == 0 {
             return;
         }
-        if self.ring.submission().taskrun() || self.queued != 0 {
+        if self.ring.ring.submission().taskrun() || self.queued != 0 {
             let _ = self.submit();
             // SAFETY: asks for no argument and no entry: only runs the completions that this task owes.
             let _ = unsafe {
                 self.ring
+                    .ring
                     .submitter()
                     .enter::<libc::sigset_t>(0, 0, GETEVENTS, None)
             };
         }
-        for entry in self.ring.completion() {
+        for entry in self.ring.ring.completion() {
             let result = entry.result();
             let result =
                 usize::try_from(result).map_err(|_| Errno::from_raw(result.wrapping_neg()));
@@ -330,8 +272,7 @@ impl Engine for UringEngine {
         if self.pending == 0 {
             return Ok(());
         }
-        self.enable()?;
-        match self.ring.submit_and_wait(1) {
+        match self.ring.ring.submit_and_wait(1) {
             Ok(taken) => self.queued = self.queued.saturating_sub(taken),
             Err(error)
                 if matches!(
@@ -344,26 +285,38 @@ impl Engine for UringEngine {
     }
 
     fn completion_fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.event.as_fd())
+        Some(self.ring.event.as_fd())
     }
 
     fn sleeping(&mut self, asleep: bool) {
         if !asleep {
-            self.ring.completion().disable_eventfd();
-            self.event.drain();
+            self.ring.ring.completion().disable_eventfd();
+            self.ring.event.drain();
             return;
         }
-        self.ring.completion().enable_eventfd();
+        self.ring.ring.completion().enable_eventfd();
         // The kernel looks at the flag after it noted a completion; we look for a completion after we set the flag.
         fence(Ordering::SeqCst);
-        let waiting = self.ring.submission().taskrun() || !self.ring.completion().is_empty();
+        let waiting =
+            self.ring.ring.submission().taskrun() || !self.ring.ring.completion().is_empty();
         if self.pending != 0 && (waiting || self.queued != 0) {
-            self.event.notify();
+            self.ring.event.notify();
         }
     }
 
     fn pending(&self) -> usize {
         self.pending
+    }
+}
+
+impl Drop for UringEngine {
+    fn drop(&mut self) {
+        // SAFETY: taken once, here.
+        let ring = unsafe { ManuallyDrop::take(&mut self.ring) };
+        // A ring that still owes something is no use to another queue, which would not know whose it is.
+        if self.pending == 0 {
+            self.rings.give_back(ring);
+        }
     }
 }
 

@@ -41,9 +41,6 @@ const ALLOWED: &[i64] = &[
     libc::SYS_io_setup,
     libc::SYS_io_submit,
     libc::SYS_io_getevents,
-    libc::SYS_io_uring_setup,
-    libc::SYS_io_uring_enter,
-    libc::SYS_io_uring_register,
     // Memory.
     libc::SYS_mmap,
     libc::SYS_munmap,
