@@ -406,6 +406,8 @@ fn prometheus_text_names_balloon_and_pool() {
 #[test]
 fn inside_the_sandbox_the_pool_reads_the_host_and_no_thread_is_outside() {
     let daemon = Daemon::start(&["--socket-path", "{}/s", "--pool-interval-ms", "50"]);
+    // It listens before it confines itself, and answers after.
+    daemon.ask("status");
     let start = Instant::now();
     // Main, pool, control, serve.
     while confined_threads(daemon.child.id()) < 4 {

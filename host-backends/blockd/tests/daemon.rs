@@ -501,6 +501,8 @@ fn it_runs_without_the_sandbox_when_told_so() {
 #[test]
 fn inside_the_sandbox_it_has_a_filter_and_no_new_privileges() {
     let daemon = Daemon::start(&["--socket-path", "{}/s", "--memory-disk", "1M"]);
+    // It listens before it confines itself, and answers after.
+    daemon.ask("status");
     let start = Instant::now();
     // Main, control, serve.
     while confined_threads(daemon.child.id()) < 3 {

@@ -98,7 +98,7 @@ mod tests {
     fn a_stale_socket_is_an_error_that_names_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("stale");
-        drop(crate::bind(&path).unwrap());
+        drop(crate::bind_private(&path).unwrap());
         let error = ask(&path, "status", Duration::from_secs(1)).unwrap_err();
         assert!(matches!(error, Error::Connect { .. }));
         assert!(error.to_string().contains("stale"));
@@ -108,7 +108,7 @@ mod tests {
     fn a_silent_server_is_not_waited_for_longer_than_asked() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("silent");
-        let _listener = crate::bind(&path).unwrap();
+        let _listener = crate::bind_private(&path).unwrap();
         let error = ask(&path, "status", Duration::from_millis(20)).unwrap_err();
         assert!(matches!(error, Error::Talk { .. }));
     }

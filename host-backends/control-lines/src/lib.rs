@@ -14,6 +14,7 @@ pub mod words;
 pub use client::Reply;
 pub use client::ask;
 pub use error::Error;
+pub use listen::Access;
 pub use listen::bind;
 pub use listen::bind_private;
 pub use serve::Answer;

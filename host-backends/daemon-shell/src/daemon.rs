@@ -12,7 +12,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use control_lines::Access;
 use device_model::Device;
+use host_os::privileges::Identity;
 use nix::errno::Errno;
 use nix::poll::PollFd;
 use nix::poll::PollFlags;
@@ -177,22 +179,20 @@ fn serve(
     overseer: Option<Arc<dyn Overseer>>,
 ) -> Result<(), Error> {
     let mut signals = Signals::block()?;
-    let mut inherited = Inherited::from_environment();
-    let mut endpoints = Vec::new();
-    for (at, unit) in units.iter().enumerate() {
-        endpoints.push(
-            unit.socket
-                .open(&name_of(&unit.service, at), &mut inherited)?,
-        );
-    }
+    let identity = Identity::find(process.user.as_deref(), process.group.as_deref())?;
+    let owner = identity.as_ref().map(Identity::owner);
+    let endpoints = open_endpoints(&units, owner)?;
     let control = match &process.control_socket {
-        Some(path) => Some(control_lines::bind_private(path)?),
+        Some(path) => Some(control_lines::bind(path, Access::private(owner))?),
         None => None,
     };
     let files = Files::of(&endpoints, process);
     let mut needs = files.needs();
     units.iter().for_each(|unit| needs.add(unit.served.needs()));
     overseer.iter().for_each(|one| needs.add(one.needs()));
+    if let Some(identity) = &identity {
+        identity.assume()?;
+    }
     process.sandbox.unwrap_or_default().enter(&needs)?;
 
     let shutdown = ShutdownHandle::new().map_err(|source| serve_error("all", source))?;
@@ -233,6 +233,18 @@ fn serve(
     }
     files.remove();
     failed.map_or(Ok(()), Err)
+}
+
+fn open_endpoints(units: &[Unit], owner: Option<(u32, u32)>) -> Result<Vec<Endpoint>, Error> {
+    let named = units.iter().enumerate();
+    let names: Vec<_> = named.map(|(at, unit)| name_of(&unit.service, at)).collect();
+    let mut inherited = Inherited::from_environment(names.clone());
+    let opened = units.iter().zip(&names);
+    let endpoints: Result<Vec<_>, _> = opened
+        .map(|(unit, name)| unit.socket.open(name, &mut inherited, owner))
+        .collect();
+    inherited.finish()?;
+    endpoints
 }
 
 fn name_of(service: &ServiceSpec, at: usize) -> String {

@@ -54,14 +54,9 @@ pub enum Error {
     /// Cannot listen, or not there.
     #[error(transparent)]
     Listen(#[from] control_lines::Error),
-    /// The socket file does not get its permissions.
-    #[error("Cannot set the permissions of {}", path.display())]
-    SocketMode {
-        /// The socket.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    /// The process cannot become another user.
+    #[error(transparent)]
+    Identity(#[from] host_os::Error),
     /// The sandbox cannot be set up.
     #[error("Cannot set up the sandbox ({what}): pass --sandbox off to do without")]
     Sandbox {

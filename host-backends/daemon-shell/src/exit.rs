@@ -22,7 +22,7 @@ pub enum Exit {
     Device = 3,
     /// A socket cannot be had.
     Socket = 4,
-    /// The sandbox cannot be set up.
+    /// The sandbox cannot be set up, or the process not become another user.
     Sandbox = 5,
 }
 
@@ -34,7 +34,7 @@ Exit codes:
   2  the command line or the config file is wrong
   3  a device cannot be opened
   4  a socket cannot be had
-  5  the sandbox cannot be set up";
+  5  the sandbox cannot be set up, or the user not be changed";
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
@@ -50,8 +50,9 @@ impl From<&Error> for Exit {
             | Error::Config { .. }
             | Error::ConfigDevice { .. }
             | Error::Socket { .. } => Self::Usage,
-            Error::Listen(_) | Error::SocketMode { .. } => Self::Socket,
-            Error::Sandbox { .. } => Self::Sandbox,
+            Error::Listen(_) => Self::Socket,
+            Error::Identity(error) if error.is_usage() => Self::Usage,
+            Error::Identity(_) | Error::Sandbox { .. } => Self::Sandbox,
             Error::Device { .. } => Self::Device,
             Error::Signals(_)
             | Error::Thread { .. }

@@ -35,6 +35,20 @@ pub struct ProcessSpec {
     #[arg(long, value_enum, help_heading = "Process")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<Sandbox>,
+    /// Become this user, by name or number, when everything is open that needs root: images, sockets (which are given to
+    /// it), TAP interfaces. What is opened later must be its own: a balloon's state file, files below a resize or reload.
+    #[arg(long, value_name = "USER", help_heading = "Process")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Become a member of this group, by name or number, rather than of the user's own; the user's other groups stay.
+    #[arg(
+        long,
+        value_name = "GROUP",
+        requires = "user",
+        help_heading = "Process"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// End, as at SIGTERM, when standard input ends: when whoever holds its other end is gone, killed or not.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", help_heading = "Process")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -50,6 +64,8 @@ impl ProcessSpec {
             log: self.log.or(other.log),
             log_format: self.log_format.or(other.log_format),
             sandbox: self.sandbox.or(other.sandbox),
+            user: self.user.or(other.user),
+            group: self.group.or(other.group),
             end_with_stdin: self.end_with_stdin.or(other.end_with_stdin),
         }
     }

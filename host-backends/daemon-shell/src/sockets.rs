@@ -2,17 +2,16 @@
 //!
 //! Rule: exactly one way is given; a descriptor from outside is looked at before it is owned.
 
-use std::fs::Permissions;
 use std::os::fd::BorrowedFd;
 use std::os::fd::FromRawFd;
 use std::os::fd::OwnedFd;
 use std::os::fd::RawFd;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use clap::Args;
+use control_lines::Access;
 use nix::sys::socket::AddressFamily;
 use nix::sys::socket::SockaddrLike;
 use nix::sys::socket::SockaddrStorage;
@@ -63,15 +62,32 @@ pub enum Endpoint {
     Connected(UnixStream),
 }
 
-/// Sockets that systemd handed over, taken one by one in order.
+/// Sockets that systemd handed over. A device takes the one that has its name (FileDescriptorName=); one without such a
+/// name goes to the next device that needs a socket.
 #[derive(Debug, Default)]
 pub struct Inherited {
-    left: std::collections::VecDeque<RawFd>,
+    left: Vec<Handed>,
+    /// Names of all devices: a socket that has one of them is kept for that device.
+    devices: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Handed {
+    fd: RawFd,
+    name: String,
+}
+
+impl Handed {
+    /// systemd names a socket after its unit if nobody else does, or says that there is no name.
+    fn has_no_name(&self) -> bool {
+        matches!(&*self.name, "" | "unknown" | "connection" | "stored")
+            || self.name.ends_with(".socket")
+    }
 }
 
 impl Inherited {
-    /// Reads LISTEN_PID and LISTEN_FDS.
-    pub fn from_environment() -> Self {
+    /// Reads LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES, for `devices`.
+    pub fn from_environment(devices: Vec<String>) -> Self {
         let number = |name: &str| {
             std::env::var(name)
                 .ok()
@@ -84,28 +100,83 @@ impl Inherited {
             0
         };
         let count = RawFd::try_from(count.min(1024)).unwrap_or(0);
-        Self {
-            left: (LISTEN_FDS_START..LISTEN_FDS_START + count).collect(),
+        let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+        let fds = LISTEN_FDS_START..LISTEN_FDS_START + count;
+        Self::new(fds, &names, devices)
+    }
+
+    fn new(fds: impl IntoIterator<Item = RawFd>, names: &str, devices: Vec<String>) -> Self {
+        let mut names = names.split(':').map(str::to_owned);
+        let left = fds.into_iter().map(|fd| Handed {
+            fd,
+            name: names.next().unwrap_or_default(),
+        });
+        let left = left.collect();
+        Self { left, devices }
+    }
+
+    /// The socket of `device`, if there is one.
+    fn take(&mut self, device: &str) -> Result<Option<RawFd>, String> {
+        if self.left.is_empty() {
+            return Ok(None);
+        }
+        let find = |wanted: &dyn Fn(&Handed) -> bool| self.left.iter().position(wanted);
+        let nobodys = |handed: &Handed| !self.devices.contains(&handed.name);
+        let at = find(&|handed| handed.name == device)
+            .or_else(|| find(&Handed::has_no_name))
+            // A device that nobody named takes what nobody else is named after.
+            .or_else(|| find(&nobodys).filter(|_| is_default_name(device)));
+        match at {
+            Some(at) => Ok(Some(self.left.remove(at).fd)),
+            None => Err(format!(
+                "of the sockets that systemd passed, named {}, none is its own: set FileDescriptorName={device} in its \
+                 socket unit",
+                self.names()
+            )),
         }
     }
 
-    /// How many are left.
-    pub fn len(&self) -> usize {
-        self.left.len()
+    /// Every socket must have found its device: a front-end would wait for ever on one that has not.
+    ///
+    /// # Errors
+    /// One is left.
+    pub fn finish(&self) -> Result<(), Error> {
+        let Some(first) = self.left.first() else {
+            return Ok(());
+        };
+        Err(Error::Socket {
+            device: first.name.clone(),
+            message: format!(
+                "there is no such device, or it has a socket already, but systemd passed sockets named {}: give \
+                 FileDescriptorName= in each socket unit the name of its device",
+                self.names()
+            ),
+        })
     }
 
-    /// Whether none is left.
-    pub fn is_empty(&self) -> bool {
-        self.left.is_empty()
+    fn names(&self) -> String {
+        let names: Vec<_> = self.left.iter().map(|handed| &*handed.name).collect();
+        names.join(", ")
     }
 }
 
+/// device1, device2, ...
+fn is_default_name(device: &str) -> bool {
+    let number = device.strip_prefix("device");
+    number.is_some_and(|number| number.parse::<u32>().is_ok())
+}
+
 impl SocketSpec {
-    /// Opens the endpoint of `device`.
+    /// Opens the endpoint of `device`; a socket file is given to `owner`.
     ///
     /// # Errors
     /// No way or two ways are given, or the one given cannot be had.
-    pub fn open(&self, device: &str, inherited: &mut Inherited) -> Result<Endpoint, Error> {
+    pub fn open(
+        &self,
+        device: &str,
+        inherited: &mut Inherited,
+        owner: Option<(u32, u32)>,
+    ) -> Result<Endpoint, Error> {
         let fault = |message: &str| Error::Socket {
             device: device.to_owned(),
             message: message.to_owned(),
@@ -115,20 +186,13 @@ impl SocketSpec {
         }
         match (&self.socket_path, self.fd, &self.connect) {
             (Some(path), None, None) => {
-                let listener = control_lines::bind(path)?;
-                if let Some(mode) = self.socket_mode {
-                    std::fs::set_permissions(path, Permissions::from_mode(mode)).map_err(
-                        |source| Error::SocketMode {
-                            path: path.clone(),
-                            source,
-                        },
-                    )?;
-                }
+                let mode = self.socket_mode;
+                let listener = control_lines::bind(path, Access { mode, owner })?;
                 Ok(Endpoint::Listen(listener, Some(path.clone())))
             }
             (None, Some(fd), None) => adopt(fd).map_err(|why| fault(&why)),
             (None, None, Some(path)) => Ok(Endpoint::Connect(path.clone())),
-            (None, None, None) => match inherited.left.pop_front() {
+            (None, None, None) => match inherited.take(device).map_err(|why| fault(&why))? {
                 Some(fd) => adopt(fd).map_err(|why| fault(&why)),
                 None => Err(fault(
                     "no socket: give socket-path, fd or connect, or start it by a systemd socket unit",

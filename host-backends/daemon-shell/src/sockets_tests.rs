@@ -3,6 +3,7 @@
 use super::*;
 use std::os::fd::AsRawFd;
 use std::os::fd::IntoRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 fn listen_on(path: &Path) -> SocketSpec {
@@ -13,7 +14,7 @@ fn listen_on(path: &Path) -> SocketSpec {
 }
 
 fn open(spec: &SocketSpec) -> Result<Endpoint, Error> {
-    spec.open("disk", &mut Inherited::default())
+    spec.open("disk", &mut Inherited::default(), None)
 }
 
 #[test]
@@ -139,23 +140,74 @@ fn descriptors_that_are_no_sockets_are_refused() {
     }
 }
 
-#[test]
-fn devices_without_a_socket_take_inherited_ones_in_order() {
+/// Sockets at paths after `names`, passed under `labels` (LISTEN_FDNAMES) to `devices`; returns which device got which.
+fn hand_out(names: &[&str], labels: &str, devices: &[&str]) -> Result<Vec<String>, String> {
     let dir = tempfile::tempdir().expect("a directory");
-    let fds = ["a", "b"].map(|name| {
-        UnixListener::bind(dir.path().join(name))
-            .expect("a socket")
-            .into_raw_fd()
-    });
-    let mut inherited = Inherited { left: fds.into() };
-    for name in ["a", "b"] {
-        let Ok(Endpoint::Listen(listener, None)) =
-            SocketSpec::default().open("disk", &mut inherited)
-        else {
+    let fds: Vec<_> = names
+        .iter()
+        .map(|name| {
+            UnixListener::bind(dir.path().join(name))
+                .expect("a socket")
+                .into_raw_fd()
+        })
+        .collect();
+    let owned = devices.iter().map(|&name| name.to_owned()).collect();
+    let mut inherited = Inherited::new(fds, labels, owned);
+    let mut got = Vec::new();
+    for device in devices {
+        let opened = SocketSpec::default().open(device, &mut inherited, None);
+        let Endpoint::Listen(listener, None) = opened.map_err(|error| error.to_string())? else {
             panic!("a listener");
         };
         let address = listener.local_addr().expect("its address");
-        assert_eq!(address.as_pathname(), Some(dir.path().join(name).as_path()));
+        let path = address.as_pathname().expect("a path");
+        let name = path.file_name().expect("a name").to_string_lossy();
+        got.push(name.into_owned());
     }
-    assert!(SocketSpec::default().open("disk", &mut inherited).is_err());
+    inherited.finish().map_err(|error| error.to_string())?;
+    Ok(got)
+}
+
+#[test]
+fn inherited_sockets_go_to_the_devices_they_are_named_after() {
+    let swapped = hand_out(&["y", "x"], "y:x", &["x", "y"]);
+    assert_eq!(
+        swapped.as_deref(),
+        Ok(&["x".to_owned(), "y".to_owned()][..])
+    );
+    // One has no name of its own and goes to whoever has none.
+    let mixed = hand_out(&["a", "x"], "paravane.socket:x", &["x", "y"]);
+    assert_eq!(mixed.as_deref(), Ok(&["x".to_owned(), "a".to_owned()][..]));
+}
+
+#[test]
+fn inherited_sockets_without_names_go_by_order() {
+    for labels in ["", "a.socket:a.socket", "unknown:unknown"] {
+        let got = hand_out(&["a", "b"], labels, &["disk", "root"]);
+        assert_eq!(
+            got.as_deref(),
+            Ok(&["a".to_owned(), "b".to_owned()][..]),
+            "{labels}"
+        );
+    }
+    let unnamed = hand_out(&["a"], "disk", &["device1"]);
+    assert_eq!(unnamed.as_deref(), Ok(&["a".to_owned()][..]));
+}
+
+#[test]
+fn inherited_sockets_of_other_names_are_refused_in_words() {
+    let wrong = hand_out(&["a", "b"], "one:two", &["disk", "root"]);
+    let wrong = wrong.expect_err("no name is right");
+    assert!(
+        wrong.contains("one, two") && wrong.contains("FileDescriptorName=disk"),
+        "{wrong}"
+    );
+    let half = hand_out(&["a", "b"], "disk:two", &["disk", "root"]);
+    assert!(
+        half.expect_err("one is wrong")
+            .contains("FileDescriptorName=root")
+    );
+    let many = hand_out(&["a", "b"], "disk:more", &["disk"]);
+    assert!(many.expect_err("one is left").contains("more"));
+    assert!(hand_out(&[], "", &["disk"]).is_err());
 }

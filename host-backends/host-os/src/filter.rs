@@ -15,6 +15,8 @@ use seccompiler::SeccompFilter;
 use seccompiler::SeccompRule;
 use seccompiler::TargetArch;
 
+use crate::Error;
+
 /// Flags with which clone() makes a thread of this process.
 const THREAD: u64 = (libc::CLONE_VM | libc::CLONE_THREAD) as u64;
 /// PR_SET_VMA: the name of a piece of memory.
@@ -30,17 +32,6 @@ const WRITES: u64 = (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC | libc::O_A
 #[derive(Debug, Default)]
 pub struct Filter {
     rules: BTreeMap<i64, Vec<SeccompRule>>,
-}
-
-/// Why a filter cannot be entered.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The rules make no program.
-    #[error("The system call filter is malformed")]
-    Build(#[from] BackendError),
-    /// The kernel refuses.
-    #[error("The kernel does not take the system call filter")]
-    Apply(#[from] seccompiler::Error),
 }
 
 impl Filter {

@@ -2,7 +2,11 @@
 //!
 //! One rule: a program's own words never end it, and what ends it says why.
 
+mod error;
 pub mod fatal;
 pub mod filter;
 pub mod output;
 pub mod panics;
+pub mod privileges;
+
+pub use error::Error;

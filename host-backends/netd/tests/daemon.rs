@@ -440,6 +440,8 @@ fn a_file_that_is_no_recording_ends_the_start_and_stays() {
 #[test]
 fn inside_the_sandbox_it_has_a_filter_and_no_new_privileges() {
     let daemon = Daemon::start(&NULL);
+    // It listens before it confines itself, and answers after.
+    daemon.ask("status");
     let start = Instant::now();
     // Main, control, serve.
     while daemon.confined_threads() < 3 {

@@ -4,9 +4,11 @@
 //! that the VMM never has to start anything from inside its cage.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::BufRead;
 use std::io::BufReader;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -34,6 +36,7 @@ use crate::devices::Device;
 use crate::devices::Kind;
 use crate::devices::Source;
 use crate::exit;
+use crate::home;
 use crate::home::Home;
 use crate::vm_config::VmConfig;
 
@@ -150,7 +153,9 @@ pub(crate) fn plan(config: &VmConfig, home: &Home, json: bool) -> Result<Option<
     let mut daemons = Vec::new();
     for kind in [Kind::Disk, Kind::Net, Kind::Balloon] {
         let served = devices.iter().filter(|device| device.kind == kind);
-        let tables: Vec<_> = served.filter_map(|device| table(device, home)).collect();
+        let tables: Vec<_> = served
+            .filter_map(|device| table(device, config, home))
+            .collect();
         if tables.is_empty() {
             continue;
         }
@@ -158,8 +163,8 @@ pub(crate) fn plan(config: &VmConfig, home: &Home, json: bool) -> Result<Option<
         let control = home.path.join(format!("{name}.control"));
         let path = home.path.join(format!("{name}.toml"));
         let more = config.daemons.get(name).cloned().unwrap_or_default();
-        let text = config_text(more, tables, &control);
-        std::fs::write(&path, text).map_err(|source| Error::Config {
+        let text = config_text(more, tables, &control, config);
+        write_private(&path, &text).map_err(|source| Error::Config {
             path: path.clone(),
             source,
         })?;
@@ -178,7 +183,13 @@ pub(crate) fn plan(config: &VmConfig, home: &Home, json: bool) -> Result<Option<
     }))
 }
 
-fn table(device: &Device, home: &Home) -> Option<Value> {
+fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut file = File::options();
+    let file = file.write(true).create(true).truncate(true).mode(0o600);
+    file.open(path)?.write_all(text.as_bytes())
+}
+
+fn table(device: &Device, config: &VmConfig, home: &Home) -> Option<Value> {
     let Source::Daemon(keys) = &device.source else {
         return None;
     };
@@ -189,7 +200,11 @@ fn table(device: &Device, home: &Home) -> Option<Value> {
     if device.kind == Kind::Balloon {
         // As long as the VM: a daemon that comes back goes on with the target that it was given, a VM that starts anew
         // finds an empty folder.
-        let state = home.path.join(format!("{}.state", device.name));
+        let folder = match &config.user {
+            Some(_) => home.path.join(home::STATE),
+            None => home.path.clone(),
+        };
+        let state = folder.join(format!("{}.state", device.name));
         let state = Value::String(state.to_string_lossy().into_owned());
         table.entry("state-file").or_insert(state);
     }
@@ -197,7 +212,7 @@ fn table(device: &Device, home: &Home) -> Option<Value> {
 }
 
 /// `more` and what the VMM has to say, which wins.
-fn config_text(more: Table, devices: Vec<Value>, control: &Path) -> String {
+fn config_text(more: Table, devices: Vec<Value>, control: &Path, config: &VmConfig) -> String {
     let mut file = more;
     let text = |text: String| Value::String(text);
     let log = std::env::var("PARAVANE_LOG").unwrap_or_else(|_| "warn".to_owned());
@@ -206,6 +221,11 @@ fn config_text(more: Table, devices: Vec<Value>, control: &Path) -> String {
         "control-socket".to_owned(),
         text(control.to_string_lossy().into_owned()),
     );
+    for (key, value) in [("user", &config.user), ("group", &config.group)] {
+        if let Some(value) = value {
+            file.insert(key.to_owned(), text(value.clone()));
+        }
+    }
     file.insert("end-with-stdin".to_owned(), Value::Boolean(true));
     file.insert("device".to_owned(), Value::Array(devices));
     file.to_string()
@@ -368,7 +388,7 @@ mod tests {
         let net = devices::table("link=null,name=lan").unwrap();
         let net = devices::resolve(Kind::Net, 0, net).unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let lock = std::fs::File::open(folder.path()).unwrap();
+        let lock = File::open(folder.path()).unwrap();
         let how = nix::fcntl::FlockArg::LockExclusive;
         let home = Home {
             path: folder.path().join("it's \"here\""),
@@ -379,12 +399,21 @@ mod tests {
         let own = devices::resolve(Kind::Balloon, 0, own).unwrap();
         let more = "log = 'debug'\ncontrol-socket = 'theirs'\n[[switch]]\nname = 'lan'";
         let more: Table = toml::from_str(more).unwrap();
-        let tables = [&disk, &net, &balloon, &own].map(|device| table(device, &home).unwrap());
-        let text = config_text(more, tables.to_vec(), &home.path.join("c"));
+        let config = crate::options::RunOptions {
+            kernel: Some("k".into()),
+            ..Default::default()
+        };
+        let mut config = crate::vm_config::resolve(config).unwrap();
+        let tables = [&disk, &net, &balloon, &own];
+        let tables = tables.map(|device| table(device, &config, &home).unwrap());
+        config.user = Some("vms".to_owned());
+        let text = config_text(more, tables.to_vec(), &home.path.join("c"), &config);
         let read: Table = toml::from_str(&text).unwrap();
         assert_eq!(read["log"].as_str(), Some("debug"));
         assert_eq!(read["switch"][0]["name"].as_str(), Some("lan"));
         assert_ne!(read["control-socket"].as_str(), Some("theirs"));
+        assert_eq!(read["user"].as_str(), Some("vms"));
+        assert!(read.get("group").is_none());
         assert_eq!(read["end-with-stdin"].as_bool(), Some(true));
         let devices = read["device"].as_array().unwrap();
         assert_eq!(devices[0]["path"].as_str(), Some("/i"));

@@ -5,9 +5,11 @@
 
 use std::fs::DirBuilder;
 use std::fs::File;
+use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::path::PathBuf;
@@ -23,8 +25,14 @@ use nix::unistd::geteuid;
 const VARIABLE: &str = "PARAVANE_RUNTIME_DIR";
 /// Name of the control socket in a VM's folder.
 pub(crate) const CONTROL: &str = "control";
+/// Name of the folder in a VM's folder in which its daemons write.
+pub(crate) const STATE: &str = "state";
 /// How long a VM that has ended may take to leave its folder.
 const LEAVE: Duration = Duration::from_secs(15);
+/// Mode of a folder that is its owner's alone.
+const PRIVATE: u32 = 0o700;
+/// Mode of a folder in which others reach what they know of.
+const PASSABLE: u32 = 0o711;
 /// Longest name, so that the sockets' paths fit into an address (108 bytes).
 const NAME_MOST: usize = 40;
 
@@ -86,7 +94,7 @@ fn private_folder(path: &Path) -> Result<(), Error> {
         path: path.to_owned(),
         source,
     };
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    let made = DirBuilder::new().recursive(true).mode(PRIVATE).create(path);
     made.map_err(fail)?;
     let meta = std::fs::symlink_metadata(path).map_err(fail)?;
     if !meta.is_dir() || meta.uid() != geteuid().as_raw() {
@@ -107,6 +115,7 @@ fn claim(runtime: &Path, name: &str) -> Result<Home, Error> {
         match try_lock(&path).map_err(fail)? {
             Some(lock) => {
                 empty(&path);
+                set_mode(&path, PRIVATE).map_err(fail)?;
                 return Ok(Home { path, lock });
             }
             // Somebody runs, or is about to leave.
@@ -144,7 +153,9 @@ fn try_lock(path: &Path) -> io::Result<Option<Flock<File>>> {
 /// Removes what lies in the folder; nothing there is of use to the next owner.
 fn empty(path: &Path) {
     for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
-        let _ = std::fs::remove_file(entry.path());
+        if std::fs::remove_file(entry.path()).is_err() {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
 }
 
@@ -181,7 +192,27 @@ pub(crate) fn running() -> Vec<(String, PathBuf)> {
     found
 }
 
+fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    std::fs::set_permissions(path, Permissions::from_mode(mode))
+}
+
 impl Home {
+    /// Lets a VM that becomes another user reach its sockets, which are given to that user one by one, and makes a folder
+    /// in which its daemons write. This folder stays ours: the daemons' configuration is in it, and a daemon that is started
+    /// again believes it before it becomes that user.
+    pub(crate) fn share(&self, (user, group): (u32, u32)) -> Result<(), Error> {
+        let runtime = self.path.parent().unwrap_or(&self.path);
+        let state = self.path.join(STATE);
+        let shared = set_mode(runtime, PASSABLE)
+            .and_then(|()| set_mode(&self.path, PASSABLE))
+            .and_then(|()| DirBuilder::new().mode(PRIVATE).create(&state))
+            .and_then(|()| std::os::unix::fs::lchown(&state, Some(user), Some(group)));
+        shared.map_err(|source| Error::Folder {
+            path: self.path.clone(),
+            source,
+        })
+    }
+
     /// The control socket.
     pub(crate) fn control(&self) -> PathBuf {
         self.path.join(CONTROL)

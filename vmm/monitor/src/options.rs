@@ -148,6 +148,13 @@ pub(crate) struct RunOptions {
     /// Confine the VMM itself with seccomp and Landlock [default: on].
     #[arg(long, value_enum)]
     pub(crate) sandbox: Option<Sandbox>,
+    /// Become this user, by name or number, when everything is open that needs root; the daemons that are started do the
+    /// same. The kernel and the initrd, which are read again at a restart, must be readable for it.
+    #[arg(long, value_name = "USER")]
+    pub(crate) user: Option<String>,
+    /// Become a member of this group rather than of the user's own.
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) group: Option<String>,
     /// Status lines on standard error as JSON, one object per line.
     #[arg(long)]
     #[serde(skip)]

@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use host_os::privileges::Identity;
 use machine::Entry;
 use machine::Machine;
 use machine::MachineSpec;
@@ -74,6 +75,8 @@ pub(crate) enum Error {
         source: std::io::Error,
     },
     #[error(transparent)]
+    Identity(#[from] host_os::Error),
+    #[error(transparent)]
     Sandbox(#[from] sandbox::Error),
     #[error("{0}")]
     Guest(String),
@@ -83,6 +86,7 @@ impl Error {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) => exit::USAGE,
+            Self::Identity(error) if error.is_usage() => exit::USAGE,
             Self::Load(_) | Self::Serial { .. } => exit::NO_INPUT,
             Self::Machine(machine::Error::Cpus { .. }) => exit::USAGE,
             Self::Home(home::Error::Taken(_) | home::Error::Name(_)) => exit::USAGE,
@@ -92,6 +96,7 @@ impl Error {
             | Self::Control(_)
             | Self::Device { .. }
             | Self::Process { .. }
+            | Self::Identity(_)
             | Self::Sandbox(_) => exit::UNAVAILABLE,
             Self::Guest(_) => exit::FAILED,
         }
@@ -164,8 +169,9 @@ fn run_to_end(options: RunOptions, status: Status) -> Result<(&'static str, u8),
     let process = |what| move |source| Error::Process { what, source };
     console::survive_background().map_err(|error| process("signals")(error.into()))?;
     host_os::fatal::watch(console::restore);
+    let identity = Identity::find(config.user.as_deref(), config.group.as_deref())?;
     // Dropped after the machine, whose devices let their backends finish what is in flight.
-    let mut surroundings = Surroundings::make(&config, status)?;
+    let mut surroundings = Surroundings::make(&config, identity.as_ref(), status)?;
     let signals = signals::block().map_err(|error| process("signals")(error.into()))?;
     let mut machine = Machine::new(MachineSpec {
         memory: config.memory,
@@ -173,6 +179,9 @@ fn run_to_end(options: RunOptions, status: Status) -> Result<(&'static str, u8),
         serial: serial_output(&config.serial)?,
         debug_exit: config.debug_exit,
     })?;
+    if let Some(identity) = &identity {
+        identity.assume()?;
+    }
     if config.sandbox {
         let readable: Vec<_> = [Some(&config.kernel), config.initrd.as_ref()]
             .into_iter()

@@ -6,7 +6,6 @@
 use std::path::Path;
 use std::path::PathBuf;
 
-use host_os::filter;
 use host_os::filter::Filter;
 use landlock::ABI;
 use landlock::Access;
@@ -115,7 +114,7 @@ pub(crate) enum Error {
     #[error("Cannot confine files: {0}")]
     Path(#[from] landlock::PathFdError),
     #[error(transparent)]
-    Seccomp(#[from] filter::Error),
+    Seccomp(#[from] host_os::Error),
 }
 
 /// Closes the cage around this thread and all that it starts. Only `readable` files can be opened from now on, and only

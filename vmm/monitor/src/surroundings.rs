@@ -6,6 +6,9 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 
+use control_lines::Access;
+use host_os::privileges::Identity;
+
 use crate::control::VmControl;
 use crate::daemons;
 use crate::daemons::Daemons;
@@ -25,8 +28,12 @@ pub(crate) struct Surroundings {
 }
 
 impl Surroundings {
-    /// Claims the VM's folder and starts its daemons.
-    pub(crate) fn make(config: &VmConfig, status: Status) -> Result<Self, Error> {
+    /// Claims the VM's folder and starts its daemons, all for `identity`.
+    pub(crate) fn make(
+        config: &VmConfig,
+        identity: Option<&Identity>,
+        status: Status,
+    ) -> Result<Self, Error> {
         let needed = config
             .devices
             .iter()
@@ -44,7 +51,11 @@ impl Surroundings {
             }
             Err(error) => return Err(error.into()),
         };
-        let listener = control_lines::bind_private(&home.control())?;
+        let owner = identity.map(Identity::owner);
+        if let Some(owner) = owner {
+            home.share(owner)?;
+        }
+        let listener = control_lines::bind(&home.control(), Access::private(owner))?;
         let mut made = Self {
             daemons: None,
             listener: Some(listener),

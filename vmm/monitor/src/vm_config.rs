@@ -38,6 +38,9 @@ pub(crate) struct VmConfig {
     pub(crate) debug_exit: bool,
     pub(crate) shutdown_timeout: Duration,
     pub(crate) sandbox: bool,
+    /// Whom the VMM and its daemons become.
+    pub(crate) user: Option<String>,
+    pub(crate) group: Option<String>,
 }
 
 /// Reads the file that the options name, if any, merges and validates. The error is all that is wrong, one per line.
@@ -92,6 +95,8 @@ fn merge(file: RunOptions, flags: RunOptions) -> RunOptions {
         debug_exit: flags.debug_exit.or(file.debug_exit),
         shutdown_timeout: flags.shutdown_timeout.or(file.shutdown_timeout),
         sandbox: flags.sandbox.or(file.sandbox),
+        user: flags.user.or(file.user),
+        group: flags.group.or(file.group),
         json: flags.json,
     }
 }
@@ -143,6 +148,8 @@ fn validate(options: RunOptions) -> Result<VmConfig, String> {
         debug_exit: options.debug_exit.unwrap_or(false),
         shutdown_timeout: Duration::from_secs(options.shutdown_timeout.unwrap_or(10)),
         sandbox: options.sandbox != Some(Sandbox::Off),
+        user: options.user,
+        group: options.group,
     })
 }
 

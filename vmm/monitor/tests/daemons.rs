@@ -330,7 +330,7 @@ fn status_shows_what_answers_and_leaves_out_what_is_stale() {
     serve(&place, "web");
     let stale = place.path("runtime/stale");
     std::fs::create_dir_all(&stale).unwrap();
-    drop(control_lines::bind(&stale.join("control")).unwrap());
+    drop(control_lines::bind_private(&stale.join("control")).unwrap());
     std::fs::create_dir_all(place.path("runtime/empty")).unwrap();
     let shown = place.paravane(&["status"]);
     assert!(

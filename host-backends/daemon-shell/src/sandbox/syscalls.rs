@@ -125,7 +125,7 @@ pub(super) fn confine(needs: &Needs) -> Result<(), Error> {
     })
 }
 
-fn filter(needs: &Needs) -> Result<Filter, host_os::filter::Error> {
+fn filter(needs: &Needs) -> Result<Filter, host_os::Error> {
     let any = ALLOWED.iter().chain(ALLOWED_HERE).chain(&needs.syscalls);
     let mut filter = Filter::new(any.copied())?;
     // Landlock, where there is one, says which files.

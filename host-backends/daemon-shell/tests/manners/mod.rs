@@ -1,6 +1,7 @@
 //! How a daemon bears that nobody hears it: each of these holds for every daemon, so each daemon's tests include this file.
 //!
 //! One rule: what is tested is that it still serves and ends in order; what it would have said is lost.
+#![expect(clippy::print_stdout, reason = "a test that skips itself says so")]
 #![expect(
     clippy::expect_used,
     reason = "a test fails by panic, in its helpers too"
@@ -12,6 +13,7 @@ use std::io::BufReader;
 use std::io::Read;
 use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Child;
@@ -216,6 +218,72 @@ pub fn closed_terminal(program: &Program) {
     serving.goes_on();
 }
 
+/// A daemon that root started becomes another user with what is open, for good.
+pub fn another_user(program: &Program) {
+    if !nix::unistd::geteuid().is_root() {
+        println!("SKIPS ITSELF another_user: only root can become another user");
+        return;
+    }
+    let other = ["--user", "nobody", "--group", "54321"];
+    let serving = program.serve(&[], |command| {
+        command.args(other).stderr(Stdio::null());
+    });
+    let nobody = nix::unistd::User::from_name("nobody").expect("the users");
+    let nobody = nobody.expect("nobody").uid.as_raw();
+    // It answers once it is that user.
+    assert!(serving.ask("status").contains("\"ok\""));
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", serving.child.id())).expect("threads");
+    for task in tasks {
+        let status = task.expect("a thread").path().join("status");
+        // One that answered may have ended since.
+        let Ok(status) = std::fs::read_to_string(status) else {
+            continue;
+        };
+        for line in [
+            format!("Uid:\t{nobody}\t{nobody}\t{nobody}\t{nobody}"),
+            "Gid:\t54321\t54321\t54321\t54321".to_owned(),
+            "CapPrm:\t0000000000000000".to_owned(),
+            "CapEff:\t0000000000000000".to_owned(),
+            "CapInh:\t0000000000000000".to_owned(),
+            "CapAmb:\t0000000000000000".to_owned(),
+            "NoNewPrivs:\t1".to_owned(),
+        ] {
+            assert!(
+                status.lines().any(|known| known == line),
+                "{line} in {status}"
+            );
+        }
+        let groups = status.lines().find(|line| line.starts_with("Groups:"));
+        assert!(
+            groups.is_some_and(|groups| !groups.contains(" 0 ")),
+            "{groups:?}"
+        );
+    }
+    for socket in ["s", "c"] {
+        let meta = std::fs::metadata(serving.path(socket)).expect("a socket");
+        assert_eq!((meta.uid(), meta.gid()), (nobody, 54321), "{socket}");
+    }
+    serving.goes_on();
+    for (flags, words) in [
+        (&["--user", "no such user"][..], "no user"),
+        (&["--user", "root"], "another user"),
+        (
+            &["--user", "nobody", "--group", "no such group"],
+            "no group",
+        ),
+    ] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let output = program
+            .command(&dir, &[])
+            .args(flags)
+            .output()
+            .expect("it ends");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(words), "{said}");
+    }
+}
+
 /// What a tool says when its output is a closed pipe, and a full disk.
 pub fn output_that_fails(program: &Program) {
     let run = |flag: &str, out: Stdio| {
@@ -275,6 +343,11 @@ macro_rules! manners {
         #[test]
         fn a_terminal_that_is_closed_does_not_end_it() {
             manners::closed_terminal(&PROGRAM);
+        }
+
+        #[test]
+        fn it_becomes_another_user_when_told_to() {
+            manners::another_user(&PROGRAM);
         }
 
         #[test]

@@ -3,6 +3,7 @@
 //! One rule: every VM has a runtime folder of its own, and whatever is killed, nothing of it is left at the end.
 
 use std::fs::File;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::process::Output;
@@ -54,6 +55,9 @@ impl Vm {
         prepare: impl FnOnce(&mut Command) -> anyhow::Result<Option<File>>,
     ) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
+        // For VMs that become another user: what they are not told of they do not find.
+        let passable = std::fs::Permissions::from_mode(0o711);
+        std::fs::set_permissions(folder.path(), passable)?;
         std::fs::write(folder.path().join("kernel"), elf(&IDLE))?;
         std::fs::write(folder.path().join("image"), vec![0; 1 << 20])?;
         let file = folder.path().join("vm.toml");
@@ -74,11 +78,11 @@ impl Vm {
         })
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
-    fn say(&self, words: &[&str]) -> anyhow::Result<Output> {
+    pub fn say(&self, words: &[&str]) -> anyhow::Result<Output> {
         let mut command = paravane(self.folder.path())?;
         Ok(command.args(words).output()?)
     }

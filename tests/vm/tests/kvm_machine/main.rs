@@ -112,6 +112,10 @@ const TESTS: &[(&str, Test)] = &[
         "asking_about_a_vm_survives_whoever_reads_the_answer",
         manners::status_without_reader,
     ),
+    (
+        "a_monitor_that_root_started_and_its_daemons_become_another_user",
+        manners::another_user,
+    ),
 ];
 
 fn main() {

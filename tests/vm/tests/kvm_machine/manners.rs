@@ -206,3 +206,52 @@ pub fn status_without_reader() -> anyhow::Result<()> {
     ensure!(said.contains("standard output"), "{said}");
     Ok(())
 }
+
+pub fn another_user() -> anyhow::Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(vm::skip("only root can become another user"));
+    }
+    let mut vm = Vm::start_with(
+        &format!("user = 'nobody'\ngroup = '54321'\n{DEVICES}"),
+        |_| Ok(None),
+    )?;
+    let status = vm.status()?;
+    let daemons = pids(&status);
+    ensure!(daemons.len() == 3, "{status:#}");
+    let all = daemons.iter().copied().chain([vm.process.id().into()]);
+    for pid in all.collect::<Vec<_>>() {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        for line in [
+            "CapPrm:\t0000000000000000",
+            "NoNewPrivs:\t1",
+            "Gid:\t54321\t54321\t54321\t54321",
+        ] {
+            ensure!(
+                status.lines().any(|known| known == line),
+                "{line} in {status}"
+            );
+        }
+        ensure!(!status.contains("Uid:\t0"), "{status}");
+    }
+    // Daemons that come back open root's images again, which the VM's user could not.
+    for (at, pid) in daemons.iter().enumerate() {
+        send(*pid, Signal::SIGKILL)?;
+        vm.wait("the return", |status| {
+            let daemon = &status["daemons"][at];
+            daemon["restarts"] == 1 && daemon["pid"].is_u64()
+        })?;
+    }
+    vm.wait("the connections", |status| {
+        let devices = status["devices"].as_array().into_iter().flatten();
+        devices
+            .clone()
+            .all(|device| device["numbers"]["connected"] == true)
+    })?;
+    let target = vm.say(&["ctl", "web", "set", "balloon", "target=2M"])?;
+    ensure!(target.status.success(), "{target:?}");
+    let daemons = pids(&vm.status()?);
+    ensure!(vm.say(&["ctl", "web", "stop"])?.status.success());
+    let end = vm.process.wait(LIMIT)?;
+    ensure!(end.code() == Some(0), "{end:?} {}", vm.log());
+    vm.nothing_is_left(&daemons)
+}
