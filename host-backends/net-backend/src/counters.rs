@@ -26,6 +26,8 @@ pub struct Metrics {
     pub link_up: u64,
     /// Queue pairs that the driver uses.
     pub active_pairs: u64,
+    /// Things that are wrong now; `status` says which.
+    pub conditions: u64,
 }
 
 impl Metrics {
@@ -39,6 +41,7 @@ impl Metrics {
             control_unanswered_total: counters.unanswered.load(Ordering::Relaxed),
             link_up: u64::from(state.link_up),
             active_pairs: u64::from(state.active_pairs),
+            conditions: port.conditions().len() as u64,
         }
     }
 }

@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::Weak;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU16;
 use std::sync::atomic::Ordering;
@@ -14,7 +13,7 @@ use device_model::Device;
 use device_model::DeviceRecord;
 use device_model::QueueHandler;
 use device_model::fingerprint;
-use net_link::Watch;
+use net_link::Interface;
 use virtio_spec::device_id;
 use virtio_spec::feature as ring;
 use virtio_spec::net::Config;
@@ -24,8 +23,10 @@ use crate::Error;
 use crate::LinkChoice;
 use crate::MacAddress;
 use crate::NetSpec;
+use crate::cable::Cable;
 use crate::capture::Capture;
 use crate::check_mtu;
+use crate::conditions::Condition;
 use crate::config;
 use crate::config::Shown;
 use crate::control::Control;
@@ -62,59 +63,9 @@ pub struct NetDevice {
     port: Arc<Port>,
     control: Arc<Control>,
     cable: Arc<Cable>,
+    /// What is behind the link, or behind the switch's uplink.
+    interface: Option<Arc<Interface>>,
     notify: Mutex<Option<ConfigNotifier>>,
-}
-
-/// Why the cable is in or out.
-#[derive(Debug, Default)]
-struct Cable {
-    state: Mutex<CableState>,
-    device: Mutex<Weak<NetDevice>>,
-}
-
-#[derive(Debug, Default)]
-struct CableState {
-    /// The operator pulled it.
-    pulled: bool,
-    /// Ends of the link that get nothing through.
-    lost: u16,
-}
-
-/// What one end of a link tells of itself.
-struct End {
-    cable: Arc<Cable>,
-    lost: Mutex<bool>,
-}
-
-impl End {
-    fn say(&self, lost: bool) {
-        let mut before = lock(&self.lost);
-        if *before == lost {
-            return;
-        }
-        *before = lost;
-        let mut state = lock(&self.cable.state);
-        state.lost = if lost {
-            state.lost.saturating_add(1)
-        } else {
-            state.lost.saturating_sub(1)
-        };
-        drop(state);
-        let device = lock(&self.cable.device).upgrade();
-        if let Some(device) = device {
-            device.settle_cable();
-        }
-    }
-}
-
-impl Watch for End {
-    fn lost(&self) {
-        self.say(true);
-    }
-
-    fn restored(&self) {
-        self.say(false);
-    }
 }
 
 impl std::fmt::Debug for NetDevice {
@@ -139,25 +90,29 @@ impl NetDevice {
         let state = PortState::new(mac);
         let policy = policy(&spec, mac)?;
         let cable = Arc::<Cable>::default();
+        let interface;
         let port = match &spec.link {
             LinkChoice::Switch(switch) => {
                 let switch = fabric.switch(switch);
+                interface = switch.interface();
                 Port::on_switch(name, &switch, spec.queue_pairs, state, policy)?
             }
             LinkChoice::Outside(link) => {
                 let mut ends = net_link::open(link, spec.queue_pairs)?;
+                interface = ends.first().and_then(|end| end.interface());
                 for end in &mut ends {
                     // Until a worker reads it; a front-end may enable some pairs only.
                     end.detach()?;
-                    end.watch(Arc::new(End {
-                        cable: Arc::clone(&cable),
-                        lost: Mutex::new(false),
-                    }));
+                    end.watch(cable.end());
                 }
                 Port::on_links(name, ends, state, policy)?
             }
         };
         tracing::info!(name, link = %spec.link, %mac, pairs = spec.queue_pairs, "network card is ready");
+        port.set_limits(Limits {
+            bytes: spec.rate_bytes,
+            packets: spec.rate_packets,
+        });
         let mtu = spec.shown_mtu();
         let device = Arc::new(Self {
             features: config::features(&spec),
@@ -169,11 +124,13 @@ impl NetDevice {
             mtu_named: AtomicBool::new(spec.mtu.is_some()),
             port,
             cable,
+            interface,
             notify: Mutex::new(None),
             spec,
         });
-        *lock(&device.cable.device) = Arc::downgrade(&device);
+        device.cable.belongs_to(&device);
         device.settle_cable();
+        device.look_at_interface();
         Ok(device)
     }
 
@@ -224,7 +181,7 @@ impl NetDevice {
 
     /// Puts the cable in or pulls it; the guest is told.
     pub fn set_link(&self, up: bool) {
-        lock(&self.cable.state).pulled = !up;
+        self.cable.pull(!up);
         self.settle_cable();
     }
 
@@ -235,7 +192,13 @@ impl NetDevice {
 
     /// Limits each direction; at once.
     pub fn set_limits(&self, limits: Limits) {
-        self.port.policy().set_limits(limits);
+        self.port.set_limits(limits);
+    }
+
+    /// What is wrong now: what makes the card useless, or less useful than it looks.
+    pub fn conditions(&self) -> Vec<Condition> {
+        self.look_at_interface();
+        self.port.conditions()
     }
 
     /// Whether frames are recorded; `None` without a file for them.
@@ -264,15 +227,25 @@ impl NetDevice {
             self.mtu.store(mtu, Ordering::Release);
             self.notify_config_change();
         }
+        self.look_at_interface();
         Ok(!promised)
     }
 
-    /// Takes on what operator and link say about the cable.
-    fn settle_cable(&self) {
-        let up = {
-            let state = lock(&self.cable.state);
-            !state.pulled && state.lost == 0
+    /// Compares the card with the interface behind its link.
+    fn look_at_interface(&self) {
+        let Some(interface) = &self.interface else {
+            return;
         };
+        let own = match self.told_mtu.load(Ordering::Acquire) {
+            0 => self.mtu(),
+            told => told,
+        };
+        self.port.compare(interface, own);
+    }
+
+    /// Takes on what operator and link say about the cable.
+    pub(crate) fn settle_cable(&self) {
+        let up = self.cable.is_in();
         let was = self
             .port
             .update(|state| std::mem::replace(&mut state.link_up, up));
@@ -326,7 +299,7 @@ impl NetDevice {
 /// What the operator wants done to the frames.
 fn policy(spec: &NetSpec, mac: MacAddress) -> Result<Policy, Error> {
     let mut policy = Policy::default();
-    if spec.mac_filter || !spec.allow_ip.is_empty() {
+    if spec.filters_mac() {
         policy.filter = Some(Filter::new(mac, spec.allow_ip.clone()));
     }
     if let Some(path) = &spec.capture {
@@ -336,10 +309,6 @@ fn policy(spec: &NetSpec, mac: MacAddress) -> Result<Policy, Error> {
         })?;
         policy.capture = Some(Arc::new(capture));
     }
-    policy.set_limits(Limits {
-        bytes: spec.rate_bytes,
-        packets: spec.rate_packets,
-    });
     Ok(policy)
 }
 
@@ -426,6 +395,7 @@ impl Device for NetDevice {
 
     fn reset(&self) {
         self.control.reset();
+        self.port.release();
         let mtu = self.next_mtu.load(Ordering::Acquire);
         self.mtu.store(mtu, Ordering::Release);
         self.told_mtu.store(0, Ordering::Release);
@@ -463,6 +433,7 @@ impl Device for NetDevice {
         tracing::debug!(mtu, "the front-end names the MTU");
         self.told_mtu.store(mtu, Ordering::Release);
         self.port.update(|state| state.mtu = mtu);
+        self.look_at_interface();
         Ok(())
     }
 
@@ -470,6 +441,7 @@ impl Device for NetDevice {
         if self.control.want_announce() {
             self.notify_config_change();
         }
+        self.port.arrived(MacAddress(mac));
         self.port.send_own(&rarp::announcement(mac))
     }
 }

@@ -4,6 +4,8 @@
 
 use std::path::PathBuf;
 
+use crate::MacAddress;
+
 /// Why a card, a switch or one of their parts cannot be made or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -26,6 +28,14 @@ pub enum Error {
         switch: String,
         /// What it has room for.
         max: usize,
+    },
+    /// Two ports of one switch cannot have the same address
+    #[error("The address {mac} is that of {port} on this switch: give each its own `mac`")]
+    AddressTaken {
+        /// The address.
+        mac: MacAddress,
+        /// The port that has it.
+        port: String,
     },
     /// The link of the card or switch cannot be used
     #[error("The link cannot be used")]

@@ -83,6 +83,11 @@ impl Filter {
         }
     }
 
+    /// The address that the guest is held to.
+    pub fn mac(&self) -> MacAddress {
+        self.mac
+    }
+
     /// Looks at a frame that the guest sends. `head` is its start: the whole frame or at least
     /// [`crate::HEAD_BYTES`] of it.
     ///
@@ -108,6 +113,33 @@ impl Filter {
             }
             _ => Err(Spoof::Forbidden),
         }
+    }
+
+    /// What [`Self::check`] refused, in words with the mend. `some_passed`: not all of the guest's frames are.
+    pub(crate) fn explain(&self, spoof: Spoof, head: &[u8], some_passed: bool) -> String {
+        let own = self.mac;
+        let source = MacAddress(field(head, 6).unwrap_or_default());
+        let which = if some_passed {
+            "Frames that the guest sends"
+        } else {
+            "All frames that the guest sends"
+        };
+        if source != own && spoof == Spoof::Mac {
+            return format!(
+                "{which} are dropped by `mac-filter`: they are from {source}, and this card's address is {own}. If the \
+                 guest's card has {source}, give both the same: `mac = {source}` here, or `mac={own}` at the virtual \
+                 machine monitor; if it sends for others too, `mac-filter = false`"
+            );
+        }
+        let what = match spoof {
+            Spoof::Mac => "they claim another's Ethernet address in ARP or neighbour discovery",
+            Spoof::Ip => "their IP address is not in `allow-ip`",
+            Spoof::Malformed => "their headers are malformed",
+            Spoof::Forbidden => {
+                "they are no IP or ARP, which `allow-ip` leaves nothing of, or speak as a router"
+            }
+        };
+        format!("{which} from {source} are dropped by the address filter: {what}")
     }
 
     fn own_ip(&self, address: impl Into<IpAddr>) -> Result<(), Spoof> {

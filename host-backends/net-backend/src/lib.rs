@@ -9,7 +9,9 @@
 //! IPv6 extension headers' addresses; the driver's wishes on interrupt coalescing are kept and told, and batches are
 //! what comes of them.
 
+mod cable;
 pub mod capture;
+mod conditions;
 mod config;
 mod control;
 mod counters;
@@ -32,6 +34,8 @@ pub mod rss;
 mod spec;
 pub mod switch;
 
+pub use conditions::Condition;
+pub use conditions::ConditionKind;
 pub use counters::Metrics;
 pub use device::NetDevice;
 pub use error::Error;

@@ -11,12 +11,18 @@ use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
 
 use device_model::QueueHandler;
+use net_link::Interface;
 use net_link::Link;
 use net_link::Offloads;
 use virtio_spec::net::header_size;
 
 use crate::Error;
 use crate::MacAddress;
+use crate::conditions::Condition;
+use crate::conditions::ConditionKind;
+use crate::conditions::Conditions;
+use crate::filter::Filter;
+use crate::limit::Limits;
 use crate::path;
 use crate::path::inlet::Inlet;
 pub use crate::path::policy::Policy;
@@ -90,6 +96,9 @@ impl PortState {
     }
 }
 
+/// Bytes per second below which a limit lets less than one full frame of the standard MTU through.
+const LEAST_RATE: u64 = 1514;
+
 /// The other end of a port's cable.
 pub(crate) enum Attachment {
     /// One link end per queue pair; absent while the pair's worker has it.
@@ -104,6 +113,8 @@ pub(crate) struct Core {
     pub name: String,
     pub state: Arc<Published<PortState>>,
     pub policy: Arc<Policy>,
+    /// What is wrong.
+    pub conditions: Arc<Conditions>,
     /// The receive queues, by pair.
     pub inlets: Box<[Arc<Inlet>]>,
     /// Counters, by pair.
@@ -140,8 +151,10 @@ impl Core {
         let tallies: Box<[Arc<PairTally>]> = (0..pairs).map(|_| Arc::default()).collect();
         let state = Arc::new(Published::new(state));
         let policy = Arc::new(policy);
+        let conditions = Arc::new(Conditions::new(name));
         let inlets = tallies.iter().map(|tally| {
-            let inlet = Inlet::new(Arc::clone(&state), Arc::clone(&policy), Arc::clone(tally))?;
+            let (state, policy) = (Arc::clone(&state), Arc::clone(&policy));
+            let inlet = Inlet::new(state, policy, Arc::clone(tally), Arc::clone(&conditions))?;
             Ok(Arc::new(inlet))
         });
         let inlets = inlets.collect::<Result<_, Error>>()?;
@@ -149,6 +162,7 @@ impl Core {
             name: name.to_owned(),
             state,
             policy,
+            conditions,
             inlets,
             tallies,
             routing: AtomicU32::new(1),
@@ -314,6 +328,85 @@ impl Port {
             tally.add_to(&mut sum);
         }
         sum
+    }
+
+    /// Limits each direction; at once.
+    pub fn set_limits(&self, limits: Limits) {
+        self.policy().set_limits(limits);
+        let conditions = &self.core.conditions;
+        if (1..LEAST_RATE).contains(&limits.bytes) {
+            conditions.raise(ConditionKind::RateLimit, || {
+                let bytes = limits.bytes;
+                format!("`rate-bytes` of {bytes} lets less than one full frame through in a second: it is in bytes per second")
+            });
+        } else {
+            conditions.clear(ConditionKind::RateLimit);
+        }
+    }
+
+    /// Compares the card, whose MTU is `mtu`, with the interface behind its link.
+    pub(crate) fn compare(&self, interface: &Interface, mtu: u16) {
+        let conditions = &self.core.conditions;
+        let name = interface.name();
+        match interface.mtu().filter(|theirs| *theirs != u32::from(mtu)) {
+            Some(theirs) => {
+                conditions.raise(ConditionKind::Mtu, || {
+                    format!(
+                        "The MTU of the card is {mtu} and that of {name} is {theirs}, so that the larger packets of one \
+                         side do not reach the other: `mtu = {theirs}` for the card (and the guest), or `ip link set \
+                         {name} mtu {mtu}`"
+                    )
+                });
+            }
+            None => conditions.clear(ConditionKind::Mtu),
+        }
+        if interface.is_up() == Some(false) {
+            conditions.raise(ConditionKind::Interface, || {
+                format!(
+                    "The interface {name} is down, and no frame passes: `ip link set {name} up`"
+                )
+            });
+        } else {
+            conditions.clear(ConditionKind::Interface);
+        }
+    }
+
+    /// The driver says that it has this address; whether it may, which is told if not.
+    pub(crate) fn hold_address(&self, mac: MacAddress) -> bool {
+        let filter = self.policy().filter.as_ref();
+        if let Some(own) = filter.map(Filter::mac).filter(|own| *own != mac) {
+            self.core.conditions.raise(ConditionKind::Spoofed, || {
+                format!(
+                    "The guest may not have the address {mac}: `mac-filter` holds it to {own}; give the card \
+                     `mac = {mac}`, or `mac-filter = false`"
+                )
+            });
+            return false;
+        }
+        match &self.attachment {
+            Attachment::Switch(switch, number) => switch.hold(*number, mac).is_ok(),
+            Attachment::Links(_) => true,
+        }
+    }
+
+    /// The front-end says that a guest with this address has come here.
+    pub(crate) fn arrived(&self, mac: MacAddress) {
+        if let Attachment::Switch(switch, number) = &self.attachment {
+            switch.arrived(*number, mac);
+        }
+    }
+
+    /// The driver is gone, and what was so because of it.
+    pub(crate) fn release(&self) {
+        self.core.conditions.clear_drivers();
+        if let Attachment::Switch(switch, number) = &self.attachment {
+            switch.release(*number);
+        }
+    }
+
+    /// What is wrong now, in words.
+    pub fn conditions(&self) -> Vec<Condition> {
+        self.core.conditions.list()
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {

@@ -219,9 +219,12 @@ pub struct NetSpec {
         help_heading = "Policy"
     )]
     pub rate_packets: u64,
-    /// Drop what the guest sends from another Ethernet address than its own.
-    #[arg(long, help_heading = "Policy")]
-    pub mac_filter: bool,
+    /// Drop what the guest sends from another Ethernet address than its own [default: true where `mac` is given, which
+    /// the virtual machine monitor must be told too; else false, and on a switch the first address that the
+    /// guest sends from is its own, which no other guest can take over].
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Policy")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac_filter: Option<bool>,
     /// Drop what the guest sends from other IP addresses than these (IP, ARP, neighbour discovery); implies mac-filter.
     #[arg(
         long,
@@ -297,7 +300,7 @@ impl Default for NetSpec {
             duplex: Duplex::Full,
             rate_bytes: 0,
             rate_packets: 0,
-            mac_filter: false,
+            mac_filter: None,
             allow_ip: Vec::new(),
             capture: None,
             capture_paused: false,
@@ -335,6 +338,12 @@ impl NetSpec {
             _ => ETHERNET_MTU,
         };
         self.mtu.unwrap_or(of_link)
+    }
+
+    /// Whether the guest is held to its Ethernet address: as asked for, else where the operator named the address, so that
+    /// the guest's card can be known to have it too.
+    pub fn filters_mac(&self) -> bool {
+        self.mac_filter.unwrap_or(self.mac.is_some()) || !self.allow_ip.is_empty()
     }
 
     /// Checks everything that needs no file; `Err` holds every fault found, each with its mend.

@@ -4,5 +4,10 @@
 
 /// System calls that move several frames at once.
 pub const SYSCALLS: &[i64] = &[libc::SYS_sendmmsg, libc::SYS_recvmmsg];
-/// ioctl(2) codes: a TAP's offloads, and its queues on and off.
-pub const IOCTLS: &[u64] = &[libc::TUNSETOFFLOAD, libc::TUNSETQUEUE];
+/// ioctl(2) codes: a TAP's offloads, its queues on and off, and an interface's MTU and flags.
+pub const IOCTLS: &[u64] = &[
+    libc::TUNSETOFFLOAD,
+    libc::TUNSETQUEUE,
+    libc::SIOCGIFMTU,
+    libc::SIOCGIFFLAGS,
+];

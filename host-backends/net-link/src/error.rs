@@ -78,6 +78,17 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// The interface has no Ethernet frames
+    #[error(
+        "The interface {name} is {what}: a guest's card needs Ethernet frames; use an interface that has them, a TAP \
+         interface (`ip tuntap add dev NAME mode tap`) or passt"
+    )]
+    NotEthernet {
+        /// Its name.
+        name: String,
+        /// What it is instead.
+        what: String,
+    },
     /// An inherited descriptor is of the wrong kind
     #[error("The descriptor of {link} is {what}")]
     Descriptor {

@@ -5,6 +5,7 @@
 
 mod confined;
 mod error;
+mod interface;
 mod link;
 mod null;
 mod packet;
@@ -22,6 +23,7 @@ use nix::errno::Errno;
 pub use confined::IOCTLS;
 pub use confined::SYSCALLS;
 pub use error::Error;
+pub use interface::Interface;
 pub use link::Capabilities;
 pub use link::HEADER_BYTES;
 pub use link::Link;

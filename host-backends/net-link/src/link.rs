@@ -8,6 +8,7 @@ use std::sync::Arc;
 use guest_memory::IoVecs;
 
 use crate::Error;
+use crate::Interface;
 
 /// Bytes of the header before each frame: `virtio_net_hdr` with `num_buffers` (virtio 1.4, 5.1.6).
 pub const HEADER_BYTES: usize = 12;
@@ -155,6 +156,11 @@ pub trait Link: Send {
     /// When the host refuses.
     fn detach(&mut self) -> Result<(), Error> {
         Ok(())
+    }
+
+    /// The interface of the host behind it, if there is one and its name is known.
+    fn interface(&self) -> Option<Arc<Interface>> {
+        None
     }
 
     /// Who is to be told that the link is lost or works again.

@@ -34,6 +34,7 @@ impl Served for Card {
             "rate-bytes": card.limits().bytes,
             "rate-packets": card.limits().packets,
             "active-pairs": card.active_pairs(),
+            "conditions": card.conditions(),
             "features": format!("{:#x}", card.features_in_use()),
             "spec": card.spec(),
         })
@@ -44,7 +45,7 @@ impl Served for Card {
     }
 
     fn gauges(&self) -> &'static [&'static str] {
-        &["link_up", "active_pairs"]
+        &["link_up", "active_pairs", "conditions"]
     }
 
     fn needs(&self) -> Needs {

@@ -39,9 +39,11 @@ Examples:
       name = \"b\"
       socket-path = \"/run/paravane/b.sock\"
       link = \"switch:lan\"
-      mac = \"52:54:00:12:34:56\"
-      mac-filter = true
+      mac = \"52:54:00:00:00:0b\"
       rate-bytes = 125000000
+
+  The guest of b is held to its `mac`: give its virtual machine monitor the same (QEMU: mac=52:54:00:00:00:0b), and every
+  guest one of its own. What makes a device useless stands in the log and under `conditions` in `status`.
 
   Change a device while it runs, and look at it:
     echo 'set a link=down' | socat - UNIX:/run/paravane/net-control.sock

@@ -142,6 +142,8 @@ fn name_of(at: usize, spec: &DeviceSpec<NetSpec>) -> String {
 fn open(at: usize, spec: DeviceSpec<NetSpec>, fabric: &Fabric) -> Result<Unit, Error> {
     let name = name_of(at, &spec);
     let mut card = spec.device;
+    // Before it has an address that only this process knows.
+    card.mac_filter = Some(card.filters_mac());
     card.mac.get_or_insert_with(|| {
         let fingerprint = identity::of_socket("net", &spec.socket, &name);
         net_backend::MacAddress::from_fingerprint(fingerprint)

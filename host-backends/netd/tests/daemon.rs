@@ -373,6 +373,24 @@ fn limits_and_recordings_are_set_while_it_runs() {
 }
 
 #[test]
+fn what_makes_a_card_useless_is_in_its_status_and_the_log() {
+    let mut daemon = Daemon::start(&[&NULL[..], &["--name", "net0"]].concat());
+    assert_eq!(daemon.device(0)["conditions"], serde_json::json!([]));
+    assert!(daemon.ask("set net0 rate-bytes=1000")["ok"].is_object());
+    let conditions = &daemon.device(0)["conditions"];
+    assert_eq!(conditions[0]["kind"], "rate-limit", "{conditions}");
+    let message = conditions[0]["message"].as_str().expect("words");
+    assert!(message.contains("1000"), "{message}");
+    assert!(daemon.log().contains(message), "{}", daemon.log());
+    let metrics = daemon.ask("metrics");
+    assert_eq!(metrics["ok"]["devices"][0]["device"]["conditions"], 1);
+    assert!(daemon.ask("set net0 rate-bytes=0")["ok"].is_object());
+    assert_eq!(daemon.device(0)["conditions"], serde_json::json!([]));
+    assert_eq!(daemon.ask("stop")["ok"], "stopping");
+    assert_eq!(daemon.end(), Some(0));
+}
+
+#[test]
 fn a_front_end_that_talks_nonsense_is_dropped_and_the_next_is_served() {
     let daemon = Daemon::start(&NULL);
     for bytes in [

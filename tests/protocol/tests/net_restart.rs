@@ -198,6 +198,8 @@ impl Fixture {
         let count = self.driver.session.health().reconnects + 1;
         self.served.shut_down();
         let path: PathBuf = self.served.path.clone();
+        // The dead card leaves the switch, where its address is the next one's.
+        self.served = ServedCard::new("none", NetSpec::on("null".parse()?), &self.fabric)?;
         self.served = ServedCard::at(path, "own", spec(), &self.fabric)?;
         self.driver.wait_for_return(count)
     }

@@ -206,7 +206,22 @@ fn describe_counters(out: &mut String, daemon: &Value) {
             &*facts
         };
         let _ = writeln!(out, "    {name}: {facts}");
+        for wrong in conditions(daemon, name) {
+            let _ = writeln!(out, "      {wrong}");
+        }
     }
+}
+
+/// What a daemon's device says is wrong with it.
+fn conditions<'a>(daemon: &'a Value, name: &str) -> impl Iterator<Item = &'a str> {
+    let devices = daemon.get("status").into_iter();
+    let devices = devices.flat_map(|status| list(status, "devices"));
+    let named = |device: &&Value| device.get("name").and_then(Value::as_str) == Some(name);
+    let device = devices.filter(named).find_map(|found| found.get("device"));
+    let each = device
+        .into_iter()
+        .flat_map(|device| list(device, "conditions"));
+    each.filter_map(|condition| condition.get("message").and_then(Value::as_str))
 }
 
 /// Numbers that are not zero and what is true or false, in words.
@@ -272,7 +287,11 @@ mod tests {
             ],
             "daemons": [
                 {"name": "blockd", "pid": 8, "restarts": 1,
-                 "metrics": {"devices": [{"name": "disk0", "device": {"reads": 5, "writes": 0}}]}},
+                 "metrics": {"devices": [{"name": "disk0", "device": {"reads": 5, "writes": 0}},
+                                         {"name": "net0", "device": {"conditions": 1}}]},
+                 "status": {"devices": [{"name": "disk0", "device": {}},
+                                        {"name": "net0", "device": {"conditions": [
+                                            {"kind": "mtu", "message": "The MTU of the card is 9000"}]}}]}},
                 {"name": "netd", "pid": null, "restarts": 0, "metrics": {"error": "away"}},
             ],
         });
@@ -283,6 +302,8 @@ mod tests {
              \x20          Cannot connect\n\
              \x20 blockd   daemon   pid 8, 1 restarts\n\
              \x20   disk0: reads 5\n\
+             \x20   net0: conditions 1\n\
+             \x20     The MTU of the card is 9000\n\
              \x20 netd     daemon   being started, 0 restarts\n"
         );
         // Whatever else answers, nothing breaks.

@@ -289,7 +289,12 @@ impl Control {
                 state.receive.unicast = AddressTable::new(unicast);
                 state.receive.multicast = AddressTable::new(multicast);
             }),
-            Command::Address(address) => self.port.update(|state| state.receive.mac = address),
+            Command::Address(address) => {
+                if !self.port.hold_address(address) {
+                    return Err(Refusal::Value);
+                }
+                self.port.update(|state| state.receive.mac = address);
+            }
             Command::Vlan(id, wanted) => {
                 self.port.update(|state| state.receive.set_vlan(id, wanted))
             }

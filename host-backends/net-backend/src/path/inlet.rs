@@ -16,8 +16,10 @@ use guest_memory::GuestMemory;
 use virtqueue::ChainBatch;
 
 use crate::Error;
+use crate::conditions::Conditions;
 use crate::path::policy::Policy;
 use crate::path::receive::Receiving;
+use crate::path::streak::ReceiveStreak;
 use crate::path::tally::PairTally;
 use crate::path::transmit::BURST;
 use crate::path::view::View;
@@ -32,6 +34,7 @@ pub(crate) struct Inlet {
     state: Arc<Published<PortState>>,
     policy: Arc<Policy>,
     tally: Arc<PairTally>,
+    conditions: Arc<Conditions>,
     /// Readable: the queue's own worker is to look at it.
     alarm: EventFd,
     /// Readable: the worker of the pair is to look for frames, buffers and state.
@@ -57,6 +60,8 @@ pub(crate) struct Slot {
     pub starved: bool,
     /// The driver was asked to tell when it adds buffers.
     pub armed: bool,
+    /// Frames of which none got through.
+    pub streak: ReceiveStreak,
 }
 
 /// A frame from a link of which the first bytes are in the next chains, and the rest behind them, with the link's owner.
@@ -94,6 +99,7 @@ impl Inlet {
         state: Arc<Published<PortState>>,
         policy: Arc<Policy>,
         tally: Arc<PairTally>,
+        conditions: Arc<Conditions>,
     ) -> Result<Self, Error> {
         let slot = Slot {
             queue: None,
@@ -104,12 +110,14 @@ impl Inlet {
             view: View::new(state.follow()),
             starved: false,
             armed: false,
+            streak: ReceiveStreak::new(&tally.receive),
         };
         Ok(Self {
             slot: Mutex::new(slot),
             state,
             policy,
             tally,
+            conditions,
             alarm: EventFd::new()?,
             wake: EventFd::new()?,
         })
@@ -130,7 +138,13 @@ impl Inlet {
     pub fn open(&self) -> Receiving<'_> {
         let mut slot = lock(&self.slot);
         slot.view.refresh(&self.state);
-        Receiving::new(slot, &self.tally.receive, &self.policy, &self.alarm)
+        Receiving::new(
+            slot,
+            &self.tally.receive,
+            &self.policy,
+            &self.conditions,
+            &self.alarm,
+        )
     }
 
     /// Forgets the frame that waits for buffers.

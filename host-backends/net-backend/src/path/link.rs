@@ -37,6 +37,7 @@ use crate::path::header::Rules;
 use crate::path::header::fits;
 use crate::path::inlet::Inlet;
 use crate::path::soften::soften;
+use crate::path::streak::SendStreak;
 use crate::path::tally::PairTally;
 use crate::path::tally::TransmitTally;
 use crate::path::transmit::BURST;
@@ -68,6 +69,7 @@ pub(crate) struct LinkPair {
     outlet: Outlet,
     events: Events,
     landing: Landing,
+    streak: SendStreak,
     /// Since when a frame waits for buffers.
     starved: Option<Instant>,
 }
@@ -178,6 +180,7 @@ impl LinkPair {
             outlet: Outlet::new(link),
             events,
             landing: Landing::new(),
+            streak: SendStreak::new(&tally.transmit),
             starved: None,
         };
         // The rest of a frame that waited for buffers was with the former worker.
@@ -206,6 +209,7 @@ impl LinkPair {
     /// Takes a burst and sends it; returns how many chains it had.
     fn send(&mut self, queue: &mut Queue, memory: &GuestMemory) -> Result<usize, Error> {
         let tally = &self.tally.transmit;
+        let before = tally.frames.get();
         let size = self.state.header_size();
         let taken = self.burst.take(queue, memory, &self.rules, size, tally)?;
         if taken == 0 {
@@ -213,12 +217,15 @@ impl LinkPair {
             self.outlet.flush()?;
             return Ok(0);
         }
-        self.core.policy.screen(&mut self.burst, memory, tally);
+        let conditions = &*self.core.conditions;
+        let policy = &self.core.policy;
+        policy.screen(&mut self.burst, memory, tally, conditions);
         if self.state.link_up {
             self.outlet.send(&mut self.burst, memory, tally, |_| true)?;
         } else {
             tally.link_down.add(self.burst.frames.len() as u64);
         }
+        self.streak.settle(before, tally, &self.state, conditions);
         self.burst.complete(queue)?;
         queue.publish();
         Ok(taken)

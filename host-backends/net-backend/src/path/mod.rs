@@ -26,6 +26,7 @@ pub(crate) mod policy;
 pub(crate) mod receive;
 mod room;
 pub(crate) mod soften;
+pub(crate) mod streak;
 pub(crate) mod tally;
 pub(crate) mod transmit;
 mod view;

@@ -11,6 +11,7 @@ use device_model::QueueHandler;
 use guest_memory::GuestMemory;
 
 use crate::path::header::Rules;
+use crate::path::streak::SendStreak;
 use crate::path::tally::PairTally;
 use crate::path::transmit::Burst;
 use crate::port::Core;
@@ -29,6 +30,7 @@ pub(crate) struct SwitchPair {
     rules: Rules,
     burst: Burst,
     sender: Sender,
+    streak: SendStreak,
 }
 
 impl SwitchPair {
@@ -41,6 +43,7 @@ impl SwitchPair {
             state,
             burst: Burst::new(),
             sender,
+            streak: SendStreak::new(&tally.transmit),
         }
     }
 
@@ -48,17 +51,21 @@ impl SwitchPair {
     #[inline]
     fn send(&mut self, queue: &mut Queue, memory: &GuestMemory) -> Result<usize, Error> {
         let tally = &self.tally.transmit;
+        let before = tally.frames.get();
         let size = self.state.header_size();
         let taken = self.burst.take(queue, memory, &self.rules, size, tally)?;
         if taken == 0 {
             return Ok(0);
         }
-        self.core.policy.screen(&mut self.burst, memory, tally);
+        let conditions = &*self.core.conditions;
+        let policy = &self.core.policy;
+        policy.screen(&mut self.burst, memory, tally, conditions);
         if self.state.link_up {
             self.sender.forward(&mut self.burst, memory, tally);
         } else {
             tally.link_down.add(self.burst.frames.len() as u64);
         }
+        self.streak.settle(before, tally, &self.state, conditions);
         self.burst.complete(queue)?;
         queue.publish();
         Ok(taken)

@@ -13,6 +13,8 @@ use virtio_spec::net::gso;
 
 use crate::capture::Capture;
 use crate::capture::Direction;
+use crate::conditions::ConditionKind;
+use crate::conditions::Conditions;
 use crate::filter::Filter;
 use crate::limit::Limiter;
 use crate::limit::Limits;
@@ -69,26 +71,40 @@ impl Policy {
 
     /// Takes out of a burst what may not go on.
     #[inline]
-    pub(crate) fn screen(&self, burst: &mut Burst, memory: &GuestMemory, tally: &TransmitTally) {
+    pub(crate) fn screen(
+        &self,
+        burst: &mut Burst,
+        memory: &GuestMemory,
+        tally: &TransmitTally,
+        conditions: &Conditions,
+    ) {
         if self.filter.is_some() || self.transmit.is_limiting() || self.records() {
-            self.screen_each(burst, memory, tally);
+            self.screen_each(burst, memory, tally, conditions);
         }
     }
 
     #[cold]
-    fn screen_each(&self, burst: &mut Burst, memory: &GuestMemory, tally: &TransmitTally) {
+    fn screen_each(
+        &self,
+        burst: &mut Burst,
+        memory: &GuestMemory,
+        tally: &TransmitTally,
+        conditions: &Conditions,
+    ) {
         let limiting = self.transmit.is_limiting();
         let mut kept = 0;
         for position in 0..burst.frames.len() {
             let Some(frame) = burst.depart(memory, position) else {
                 continue;
             };
-            let own = self
-                .filter
-                .as_ref()
-                .map(|filter| filter.check(frame.head()));
-            if matches!(own, Some(Err(_))) {
+            if let Some(filter) = &self.filter
+                && let Err(spoof) = filter.check(frame.head())
+            {
                 tally.spoofed.add(1);
+                let some_passed = tally.frames.get() != 0;
+                let head = frame.head();
+                let say = || filter.explain(spoof, head, some_passed);
+                conditions.raise(ConditionKind::Spoofed, say);
                 continue;
             }
             if limiting && !self.take(&self.transmit, &frame.header, frame.len) {

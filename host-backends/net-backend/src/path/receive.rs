@@ -15,6 +15,7 @@ use virtqueue::Chain;
 use virtqueue::ChainBatch;
 use virtqueue::Segment;
 
+use crate::conditions::Conditions;
 use crate::path::header::fits;
 use crate::path::inlet::Pending;
 use crate::path::inlet::Slot;
@@ -44,6 +45,7 @@ pub(crate) struct Receiving<'a> {
     memory: Option<Arc<GuestMemory>>,
     pub(super) tally: &'a ReceiveTally,
     policy: &'a Policy,
+    conditions: &'a Conditions,
     /// The policy wants to see frames.
     screens: bool,
     alarm: &'a EventFd,
@@ -57,6 +59,7 @@ impl<'a> Receiving<'a> {
         slot: MutexGuard<'a, Slot>,
         tally: &'a ReceiveTally,
         policy: &'a Policy,
+        conditions: &'a Conditions,
         alarm: &'a EventFd,
     ) -> Self {
         let usable = slot.queue.as_ref().filter(|_| slot.failed.is_none());
@@ -66,6 +69,7 @@ impl<'a> Receiving<'a> {
             memory,
             tally,
             policy,
+            conditions,
             screens: policy.screens_received(),
             alarm,
             frames: 0,
@@ -324,6 +328,9 @@ impl Drop for Receiving<'_> {
             self.tally.frames.add(self.frames);
             self.tally.bytes.add(self.bytes);
         }
+        let state = slot.view.state();
+        let streak = &mut slot.streak;
+        streak.settle(self.frames, self.tally, state, self.conditions);
         if slot.failed.is_some() || poisoned {
             self.alarm.notify();
         }

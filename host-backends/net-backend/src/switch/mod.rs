@@ -2,6 +2,7 @@
 //!
 //! Rule: the sender's worker carries a frame to its end; the switch has no thread of its own but that of its uplink.
 
+mod claims;
 mod sender;
 mod table;
 mod uplink;
@@ -11,12 +12,17 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Instant;
 
+use net_link::Interface;
 use net_link::Link;
 
+use crate::ConditionKind;
 use crate::Error;
+use crate::MacAddress;
 use crate::port::Core;
 use crate::published::Published;
 use crate::published::lock;
+use crate::switch::claims::Claims;
+use crate::switch::claims::Verdict;
 use crate::switch::table::Address;
 use crate::switch::table::Table;
 use crate::switch::uplink::Uplink;
@@ -63,8 +69,18 @@ enum Station {
 #[derive(Clone, Debug, Default)]
 struct Ports {
     list: Vec<Option<Station>>,
-    /// Configured addresses: never learned elsewhere.
-    pinned: HashMap<Address, u16>,
+    claims: Claims,
+}
+
+impl Ports {
+    /// What a port is called in messages.
+    fn name(&self, number: u16) -> String {
+        match self.list.get(usize::from(number)) {
+            Some(Some(Station::Card(card))) => card.name.clone(),
+            Some(Some(Station::Uplink(_))) => "a station behind the uplink".to_owned(),
+            _ => "a port that is gone".to_owned(),
+        }
+    }
 }
 
 /// One switch.
@@ -74,6 +90,8 @@ pub struct Switch {
     ports: Published<Ports>,
     table: Table,
     uplinks: Mutex<Vec<(PortNumber, Arc<Uplink>)>>,
+    /// What is behind the first uplink.
+    interface: Mutex<Option<Arc<Interface>>>,
     start: Instant,
 }
 
@@ -85,6 +103,7 @@ impl Switch {
             ports: Published::new(Ports::default()),
             table: Table::new(),
             uplinks: Mutex::default(),
+            interface: Mutex::default(),
             start: Instant::now(),
         }
     }
@@ -114,10 +133,18 @@ impl Switch {
     /// # Errors
     /// The switch is full, or the link refuses.
     pub fn add_uplink(&self, link: Box<dyn Link>) -> Result<(), Error> {
+        let interface = link.interface();
         let uplink = Arc::new(Uplink::new(link)?);
         let number = self.add(Station::Uplink(Arc::clone(&uplink)), None)?;
         lock(&self.uplinks).push((number, uplink));
+        let mut first = lock(&self.interface);
+        *first = first.take().or(interface);
         Ok(())
+    }
+
+    /// The interface behind the first uplink that has one.
+    pub fn interface(&self) -> Option<Arc<Interface>> {
+        lock(&self.interface).clone()
     }
 
     /// Starts the threads of the uplinks.
@@ -147,6 +174,13 @@ impl Switch {
         })
     }
 
+    /// Frames that came in by the uplinks and were for nobody in here.
+    #[cfg(test)]
+    pub(crate) fn uplink_nowhere(&self) -> u64 {
+        let uplinks = lock(&self.uplinks);
+        uplinks.iter().map(|(_, uplink)| uplink.nowhere()).sum()
+    }
+
     fn add(&self, station: Station, address: Option<Address>) -> Result<PortNumber, Error> {
         self.ports.update(|ports| {
             let free = ports.list.iter().position(Option::is_none);
@@ -156,17 +190,94 @@ impl Switch {
                 switch: self.name.clone(),
                 max: MAX_PORTS,
             })?;
+            if let Some(address) = address
+                && let Err(other) = ports.claims.configure(address, number)
+            {
+                return Err(Error::AddressTaken {
+                    mac: address.into(),
+                    port: ports.name(other),
+                });
+            }
             if at == ports.list.len() {
                 ports.list.push(None);
             }
             if let Some(place) = ports.list.get_mut(at) {
                 *place = Some(station);
             }
-            if let Some(address) = address {
-                ports.pinned.entry(address).or_insert(number);
-            }
             Ok(PortNumber(number))
         })
+    }
+
+    /// The driver of `number` says that it has this address; nobody takes it over from now on.
+    ///
+    /// # Errors
+    /// It is another port's, which was told.
+    pub(crate) fn hold(&self, number: PortNumber, mac: MacAddress) -> Result<(), Error> {
+        let (address, port) = (Address::new(mac.0), number.0);
+        let heard = self.table.port(address, self.now());
+        let held = self.ports.update(|ports| {
+            let may = ports.may_hold(address, port, heard);
+            may.and_then(|()| ports.claims.hold(address, port))
+        });
+        held.map_err(|other| {
+            self.collided(&self.ports.get(), address, port, other);
+            Error::AddressTaken {
+                mac,
+                port: self.ports.get().name(other),
+            }
+        })
+    }
+
+    /// The front-end of `number` says that a guest with this address has come here, from elsewhere most likely.
+    pub(crate) fn arrived(&self, number: PortNumber, mac: MacAddress) {
+        let address = Address::new(mac.0);
+        let held = |ports: &mut Ports| ports.claims.hold(address, number.0).is_ok();
+        if self.ports.update(held) {
+            self.table.learn(address, number.0, self.now());
+        }
+    }
+
+    /// The guest of `number` is gone, and what it held with it.
+    pub(crate) fn release(&self, number: PortNumber) {
+        self.ports.update(|ports| ports.claims.release(number.0));
+        self.table.forget(number.0);
+    }
+
+    /// Acts on a verdict about a frame's source. The sender's view of the claims may be old: what was decided since counts.
+    #[cold]
+    fn claim(&self, source: Address, number: u16, verdict: Verdict) {
+        self.ports.update(|ports| match verdict {
+            Verdict::Displace => {
+                if let Some(holder) = ports.claims.port(source) {
+                    self.collided(ports, source, number, holder);
+                    ports.claims.release(holder);
+                }
+            }
+            _ if !ports.claims.holds(number) => {
+                let _ = ports.claims.hold(source, number);
+            }
+            _ => {}
+        });
+    }
+
+    /// Port `number` sends from an address that is `holder`'s: said of both.
+    #[cold]
+    fn collided(&self, ports: &Ports, address: Address, number: u16, holder: u16) {
+        let mac = MacAddress::from(address);
+        let mend = "each guest needs an address of its own: `mac=` at its virtual machine monitor, \
+                    which may give every first card the same";
+        let switch = &self.name;
+        let (sender, owner) = (ports.name(number), ports.name(holder));
+        if let Some(Some(Station::Card(card))) = ports.list.get(usize::from(number)) {
+            card.conditions.raise(ConditionKind::AddressInUse, || {
+                format!("It sends from {mac}, which on switch {switch} is the address of {owner}, and gets no answers: {mend}")
+            });
+        }
+        if let Some(Some(Station::Card(card))) = ports.list.get(usize::from(holder)) {
+            card.conditions.raise(ConditionKind::AddressInUse, || {
+                format!("Its address {mac} is used by {sender} too on switch {switch}, which gets nothing for it: {mend}")
+            });
+        }
     }
 
     pub(crate) fn unplug(&self, number: PortNumber) {
@@ -174,7 +285,7 @@ impl Switch {
             if let Some(place) = ports.list.get_mut(usize::from(number.0)) {
                 *place = None;
             }
-            ports.pinned.retain(|_, port| *port != number.0);
+            ports.claims.forget(number.0);
         });
         self.table.forget(number.0);
     }

@@ -23,6 +23,7 @@ use crate::switch::PortNumber;
 use crate::switch::Ports;
 use crate::switch::Station;
 use crate::switch::Switch;
+use crate::switch::claims::Verdict;
 use crate::switch::table::Address;
 
 /// How long a burst waits for a receiver's buffers: about what a guest needs to take an interrupt and add some.
@@ -108,6 +109,7 @@ impl Sender {
     pub fn forward(&mut self, burst: &mut Burst, memory: &GuestMemory, tally: &TransmitTally) {
         if self.ports.refresh(&self.switch.ports) {
             self.known = [UNKNOWN; KNOWN];
+            self.source = (Address::ZERO, u32::MAX);
         }
         let ways = self.address(burst);
         let ports = Arc::clone(self.ports.get());
@@ -179,10 +181,10 @@ impl Sender {
             let Some((destination, rest)) = head.split_first_chunk::<6>() else {
                 continue;
             };
-            if let Some(source) = rest.first_chunk::<6>() {
-                self.learn(Address::new(*source), now);
-            }
             let to = self.find(Address::new(*destination), changes, now);
+            if let Some(source) = rest.first_chunk::<6>() {
+                self.learn(Address::new(*source), to, now);
+            }
             ways = ways.and(to);
             if let Some(frame) = burst.frames.get_mut(position) {
                 frame.to = to;
@@ -192,14 +194,35 @@ impl Sender {
     }
 
     #[inline]
-    fn learn(&mut self, source: Address, now: u32) {
+    fn learn(&mut self, source: Address, to: u16, now: u32) {
         if self.source == (source, now) {
             return;
         }
+        self.learn_anew(source, to, now);
+    }
+
+    /// A frame from `source` goes to port `to`.
+    fn learn_anew(&mut self, source: Address, to: u16, now: u32) {
+        if !source.is_station() {
+            return;
+        }
+        let switch = &self.switch;
+        let heard = switch.table.port(source, now);
+        let verdict = self.ports.judge(source, self.number, to, heard);
+        match verdict {
+            Verdict::Learn => {}
+            Verdict::Claim | Verdict::Displace => {
+                switch.claim(source, self.number, verdict);
+            }
+            Verdict::Refuse(holder) => {
+                switch.collided(self.ports.get(), source, self.number, holder);
+            }
+            // The next frame may show that it does not come back.
+            Verdict::Ignore => return,
+        }
         self.source = (source, now);
-        match self.ports.pinned.get(&source) {
-            Some(port) if *port != self.number => {}
-            _ => self.switch.table.learn(source, self.number, now),
+        if !matches!(verdict, Verdict::Refuse(_)) {
+            switch.table.learn(source, self.number, now);
         }
     }
 
@@ -229,8 +252,8 @@ impl Sender {
         if address.is_group() {
             return FLOOD;
         }
-        let pinned = self.ports.pinned.get(&address).copied();
-        match pinned.or_else(|| self.switch.table.port(address, now)) {
+        let owner = self.ports.claims.port(address);
+        match owner.or_else(|| self.switch.table.port(address, now)) {
             Some(port) if port == self.number => NOWHERE,
             Some(port) => port,
             None => FLOOD,

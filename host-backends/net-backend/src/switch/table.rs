@@ -1,13 +1,16 @@
 //! Which station is behind which port: the addresses a switch has learned.
 //!
-//! Rule: the table has a fixed size and a port can only displace what it brought itself, so that a guest that invents
-//! addresses harms nobody's but its own.
+//! Rule: the table has a fixed size, and for room in it a port displaces only what it brought itself, so that a guest that
+//! invents addresses makes nobody's forgotten. A station that is heard of at another port is moved there; whether that
+//! port may have it at all is decided before, in `claims`.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
+
+use crate::MacAddress;
 
 /// Entries per set: the keys fill a cache line.
 const WAYS: usize = 8;
@@ -32,6 +35,11 @@ impl Address {
         Self(u64::from_be_bytes([0, 0, a, b, c, d, e, f]))
     }
 
+    /// Whether a station can have it.
+    pub fn is_station(self) -> bool {
+        !self.is_group() && self != Self::ZERO
+    }
+
     /// Whether it is a group's, the broadcast address among them.
     #[inline]
     pub fn is_group(self) -> bool {
@@ -42,6 +50,13 @@ impl Address {
     #[inline]
     pub fn slot(self, places: usize) -> usize {
         (self.0 ^ self.0 >> 8) as usize % places
+    }
+}
+
+impl From<Address> for MacAddress {
+    fn from(address: Address) -> Self {
+        let [_, _, a, b, c, d, e, f] = address.0.to_be_bytes();
+        Self([a, b, c, d, e, f])
     }
 }
 
@@ -101,7 +116,7 @@ impl Table {
 
     /// A frame from `address` came in at `port`.
     pub fn learn(&self, address: Address, port: u16, now: u32) {
-        if address.is_group() || address == Address::ZERO {
+        if !address.is_station() {
             return;
         }
         let Some((Set(keys), heard)) = self.set(address) else {

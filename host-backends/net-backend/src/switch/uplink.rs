@@ -92,6 +92,12 @@ impl Uplink {
         (out.transmit_frames_total, inward.transmit_frames_total)
     }
 
+    /// Frames that came in and were for nobody.
+    #[cfg(test)]
+    pub fn nowhere(&self) -> u64 {
+        self.inward.transmit.nowhere.get()
+    }
+
     /// Ends the thread soon.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);

@@ -3,6 +3,7 @@
 mod control;
 mod control_rig;
 mod device;
+mod interface;
 mod journal;
 mod receive_filter;
 mod rss;

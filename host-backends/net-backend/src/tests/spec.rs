@@ -131,7 +131,26 @@ fn flags_and_keys_of_a_file_mean_the_same() {
         (4, Some(9000), false)
     );
     assert_eq!(flags.allow_ip.len(), 2);
-    assert!(flags.mac_filter);
+    assert_eq!(flags.mac_filter, Some(true));
+}
+
+#[test]
+fn a_guest_is_held_to_its_address_where_the_operator_named_it() {
+    let cases: [(&[&str], bool); 6] = [
+        (&[], false),
+        (&["--mac", "52:54:00:00:00:01"], true),
+        (&["--mac-filter", "--mac", "52:54:00:00:00:01"], true),
+        (&["--mac", "52:54:00:00:00:01", "--mac-filter=false"], false),
+        (&["--mac-filter=true"], true),
+        (&["--mac-filter=false", "--allow-ip", "192.0.2.1"], true),
+    ];
+    for (words, filters) in cases {
+        assert_eq!(
+            parse(words).expect("a card").filters_mac(),
+            filters,
+            "{words:?}"
+        );
+    }
 }
 
 #[test]

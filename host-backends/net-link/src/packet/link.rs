@@ -15,6 +15,7 @@ use nix::errno::Errno;
 use crate::Capabilities;
 use crate::Error;
 use crate::HEADER_BYTES;
+use crate::Interface;
 use crate::Link;
 use crate::MAX_FRAME;
 use crate::Offloads;
@@ -33,7 +34,7 @@ const ADDRESSES: usize = 12;
 /// The link over a packet socket.
 pub(crate) struct PacketLink {
     socket: OwnedFd,
-    interface: String,
+    interface: Arc<Interface>,
     ready: Ready,
     lost: bool,
     /// We wait for room.
@@ -55,14 +56,14 @@ struct Call(Vec<libc::iovec>);
 unsafe impl Send for Call {}
 
 impl PacketLink {
-    pub fn new(socket: OwnedFd, interface: &str) -> Result<Self, Error> {
+    pub fn new(socket: OwnedFd, interface: Interface) -> Result<Self, Error> {
         let ready = Ready::new()?;
         ready
             .add(socket.as_fd())
             .map_err(Error::system("epoll_ctl"))?;
         Ok(Self {
             socket,
-            interface: interface.to_owned(),
+            interface: Arc::new(interface),
             ready,
             lost: false,
             full: false,
@@ -81,7 +82,8 @@ impl PacketLink {
         }
         self.lost = true;
         self.ready.remove(self.socket.as_fd());
-        tracing::warn!(interface = self.interface, "The interface was removed");
+        let interface = self.interface.name();
+        tracing::warn!(interface, "The interface was removed");
         if let Some(watch) = &self.watch {
             watch.lost();
         }
@@ -100,7 +102,7 @@ impl PacketLink {
         if !accepted || gso_type & 0x80 != 0 && !self.accepts.ecn {
             if !self.warned {
                 self.warned = true;
-                let interface = &self.interface;
+                let interface = self.interface.name();
                 tracing::warn!(
                     interface,
                     "Large frames are dropped that the guest does not accept: turn gro off with ethtool -K"
@@ -233,6 +235,10 @@ impl Link for PacketLink {
     fn set_offloads(&mut self, offloads: Offloads) -> Result<(), Error> {
         self.accepts = offloads;
         Ok(())
+    }
+
+    fn interface(&self) -> Option<Arc<Interface>> {
+        Some(Arc::clone(&self.interface))
     }
 
     fn watch(&mut self, watch: Arc<dyn Watch>) {

@@ -15,6 +15,7 @@ mod sys;
 use std::io;
 
 use crate::Error;
+use crate::Interface;
 use crate::Link;
 use crate::tap::check_pairs;
 use link::PacketLink;
@@ -36,11 +37,13 @@ pub(crate) fn open(interface: &str, pairs: u16) -> Result<Vec<Box<dyn Link>>, Er
             },
         }
     })?;
+    let host = Interface::new(interface)?;
+    host.check_ethernet()?;
     let socket = sys::open(index).map_err(|source| match source.kind() {
         io::ErrorKind::PermissionDenied => Error::PacketPermission {
             name: interface.to_owned(),
         },
         _ => Error::Open { link, source },
     })?;
-    Ok(vec![Box::new(PacketLink::new(socket, interface)?)])
+    Ok(vec![Box::new(PacketLink::new(socket, host)?)])
 }

@@ -26,6 +26,7 @@ use nix::errno::Errno;
 use crate::Capabilities;
 use crate::Error;
 use crate::HEADER_BYTES;
+use crate::Interface;
 use crate::Link;
 use crate::MAX_FRAME;
 use crate::Offloads;
@@ -59,6 +60,7 @@ pub(crate) struct TapLink {
     receive_offloads: Offloads,
     /// The buffers of one call.
     spans: Spans,
+    interface: Option<Arc<Interface>>,
     watch: Option<Arc<dyn Watch>>,
 }
 
@@ -70,7 +72,11 @@ struct Spans(Vec<libc::iovec>);
 unsafe impl Send for Spans {}
 
 impl TapLink {
-    pub fn new(file: File, multi_queue: bool) -> Result<Self, Error> {
+    pub fn new(
+        file: File,
+        multi_queue: bool,
+        interface: Option<Arc<Interface>>,
+    ) -> Result<Self, Error> {
         let receive_offloads = probe_offloads(&file)?;
         let ready = Ready::new()?;
         ready
@@ -84,6 +90,7 @@ impl TapLink {
             full: false,
             receive_offloads,
             spans: Spans::default(),
+            interface,
             watch: None,
         })
     }
@@ -274,6 +281,10 @@ impl Link for TapLink {
             Err(_) => self.lose(),
         }
         Ok(())
+    }
+
+    fn interface(&self) -> Option<Arc<Interface>> {
+        self.interface.clone()
     }
 
     fn watch(&mut self, watch: Arc<dyn Watch>) {

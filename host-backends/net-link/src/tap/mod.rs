@@ -9,6 +9,7 @@ use std::fs::File;
 use std::fs::OpenOptions;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::FcntlArg;
@@ -16,6 +17,7 @@ use nix::fcntl::OFlag;
 
 use crate::Error;
 use crate::HEADER_BYTES;
+use crate::Interface;
 use crate::Link;
 use crate::LinkSpec;
 use crate::TapSpec;
@@ -36,10 +38,13 @@ pub(crate) fn open(spec: &TapSpec, pairs: u16) -> Result<Vec<Box<dyn Link>>, Err
             mend: make_line(&spec.name),
         });
     }
+    let interface = Arc::new(Interface::new(&spec.name)?);
+    interface.check_ethernet()?;
     let mut links: Vec<Box<dyn Link>> = Vec::with_capacity(usize::from(pairs));
     for queue in 0..pairs {
         let file = open_queue(&spec.name, pairs, queue)?;
-        links.push(Box::new(TapLink::new(file, pairs > 1)?));
+        let interface = Some(Arc::clone(&interface));
+        links.push(Box::new(TapLink::new(file, pairs > 1, interface)?));
     }
     Ok(links)
 }
@@ -71,7 +76,8 @@ pub(crate) fn adopt(files: Vec<OwnedFd>, spec: &LinkSpec) -> Result<Vec<Box<dyn 
         let nonblocking = FcntlArg::F_SETFL(OFlag::O_NONBLOCK);
         nix::fcntl::fcntl(&file, nonblocking).map_err(Error::system("fcntl"))?;
         sys::set_header(&file, HEADER_BYTES).map_err(Error::system("TUNSETVNETHDRSZ"))?;
-        links.push(Box::new(TapLink::new(file, several)?));
+        // Whoever opened it may live in another network namespace, where its name means something.
+        links.push(Box::new(TapLink::new(file, several, None)?));
     }
     Ok(links)
 }

@@ -22,6 +22,10 @@ nix::ioctl_write_int_bad!(tun_set_offload, libc::TUNSETOFFLOAD);
 nix::ioctl_write_ptr_bad!(tun_set_header, libc::TUNSETVNETHDRSZ, libc::c_int);
 nix::ioctl_write_ptr_bad!(tun_set_little_endian, libc::TUNSETVNETLE, libc::c_int);
 
+nix::ioctl_read_bad!(get_mtu, libc::SIOCGIFMTU, libc::ifreq);
+nix::ioctl_read_bad!(get_flags, libc::SIOCGIFFLAGS, libc::ifreq);
+nix::ioctl_read_bad!(get_hardware, libc::SIOCGIFHWADDR, libc::ifreq);
+
 /// Most buffers that one vectored call takes (IOV_MAX).
 pub(crate) const IOV_MAX: usize = 1024;
 
@@ -150,6 +154,35 @@ pub(crate) unsafe fn sendmsg(fd: BorrowedFd<'_>, buffers: &[libc::iovec]) -> Res
 /// Whether an interface of that name exists in our network namespace.
 pub(crate) fn interface_exists(name: &str) -> bool {
     interface_index(name).is_ok()
+}
+
+/// The MTU of the interface `name` in the namespace of `socket` (SIOCGIFMTU).
+pub(crate) fn interface_mtu(socket: BorrowedFd<'_>, name: &str) -> Result<u32, Errno> {
+    let mut request = request(name, 0);
+    // SAFETY: the ioctl reads and writes one ifreq, which lives across the call.
+    unsafe { get_mtu(socket.as_raw_fd(), &raw mut request) }?;
+    // SAFETY: the kernel filled the MTU.
+    let mtu = unsafe { request.ifr_ifru.ifru_mtu };
+    u32::try_from(mtu).map_err(|_| Errno::EINVAL)
+}
+
+/// Whether the interface `name` is up in the namespace of `socket` (SIOCGIFFLAGS).
+pub(crate) fn interface_is_up(socket: BorrowedFd<'_>, name: &str) -> Result<bool, Errno> {
+    let mut request = request(name, 0);
+    // SAFETY: the ioctl reads and writes one ifreq, which lives across the call.
+    unsafe { get_flags(socket.as_raw_fd(), &raw mut request) }?;
+    // SAFETY: the kernel filled the flags.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    Ok(i32::from(flags) & libc::IFF_UP != 0)
+}
+
+/// The kind of hardware of the interface `name` (SIOCGIFHWADDR): ARPHRD_ETHER or another.
+pub(crate) fn interface_hardware(socket: BorrowedFd<'_>, name: &str) -> Result<u16, Errno> {
+    let mut request = request(name, 0);
+    // SAFETY: the ioctl reads and writes one ifreq, which lives across the call.
+    unsafe { get_hardware(socket.as_raw_fd(), &raw mut request) }?;
+    // SAFETY: the kernel filled the address, whose family is the kind of hardware.
+    Ok(unsafe { request.ifr_ifru.ifru_hwaddr }.sa_family)
 }
 
 /// The index of the interface `name`.

@@ -3,6 +3,7 @@
 //! Rule: a test that needs an interface makes its own network namespace, or skips itself and says so.
 
 mod frames;
+mod interface;
 mod namespace;
 mod packet;
 mod passt;

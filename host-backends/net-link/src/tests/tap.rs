@@ -328,7 +328,9 @@ fn what_is_wrong_with_an_interface_is_told_with_the_mend() {
                     "ip tuntap add dev t0 mode tap multi_queue",
                 ],
             );
-            says("tap:lo", 1, &["no TAP interface", "packet:lo"]);
+            says("tap:lo", 1, &["loopback", "Ethernet"]);
+            ip("link add v8 type veth peer name v9");
+            says("tap:v8", 1, &["no TAP interface", "packet:v8"]);
             says("tap:t0", 257, &["256 queue pairs at most"]);
             let first = open_one("tap:t0");
             says("tap:t0", 1, &["in use"]);

@@ -41,6 +41,7 @@ const TESTS: &[(&str, Test)] = &[
         network::packed_jumbo,
     ),
     ("debian_under_qemu_needs_no_offload_at_all", network::plain),
+    ("debian_under_qemu_has_a_legacy_card", network::legacy),
     (
         "debian_guests_meet_on_the_switch_of_one_daemon",
         network::switch,

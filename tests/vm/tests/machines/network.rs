@@ -326,6 +326,17 @@ pub fn plain() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A legacy card without mergeable buffers, whose header has 10 bytes.
+pub fn legacy() -> anyhow::Result<()> {
+    let old = ",disable-modern=on,mrg_rxbuf=off";
+    let said = on_tap("net-legacy", (1, 1500), &["bulk"], (&[], old))?;
+    for bit in [15, 32] {
+        ensure!(!has_feature(&said, bit)?, "feature {bit} is on: {said}");
+    }
+    ensure!(has_feature(&said, 11)?, "no offloads: {said}");
+    Ok(())
+}
+
 /// Two guests on one switch of one daemon.
 pub fn switch() -> anyhow::Result<()> {
     let mut scene = Scene::open("net-switch")?;

@@ -3,6 +3,7 @@
 
 pub mod rig;
 
+mod conditions;
 mod headers;
 mod legacy;
 mod links;
@@ -10,3 +11,4 @@ mod neighbours;
 mod policies;
 mod receiving;
 mod sending;
+mod stations;

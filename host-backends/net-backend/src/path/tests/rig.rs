@@ -184,7 +184,8 @@ impl Guest {
     /// The same with a policy.
     pub fn with_policy(switch: &Arc<Switch>, number: u8, features: u64, policy: Policy) -> Self {
         let state = state(mac(number), features);
-        let port = Port::on_switch("guest", switch, 1, state, policy);
+        let name = format!("guest{number}");
+        let port = Port::on_switch(&name, switch, 1, state, policy);
         Self::with_port(port.expect("a port"), number, features, RING)
     }
 
