@@ -5,6 +5,7 @@ use anyhow::Context as _;
 use anyhow::Result;
 use block_backend::BlockDevice;
 use block_backend::BlockSpec;
+use daemon_shell::Needs;
 use daemon_shell::ProcessSpec;
 use daemon_shell::Served;
 use daemon_shell::ServiceSpec;
@@ -93,6 +94,13 @@ impl Served for Unadorned {
 
     fn metrics(&self) -> Value {
         Value::Null
+    }
+
+    fn needs(&self) -> Needs {
+        Needs {
+            syscalls: self.0.syscalls().to_vec(),
+            ..Needs::default()
+        }
     }
 }
 

@@ -75,11 +75,7 @@ fn run(case: &Case) -> Result<()> {
         if case.switches {
             anyhow::ensure!(machine.set_writeback(false)?, "the disk has no switch");
         }
-        let mut storm = case.storm;
-        if engine == EngineChoice::Uring {
-            // A ring belongs to the thread that used it first, and a queue that goes on after a pause has another one.
-            storm.pauses = 0;
-        }
+        let storm = case.storm;
         let kept = storm
             .run(&medium, &mut machine, &mut disk)
             .and_then(|ledger| medium.record().verify(&ledger, storm.seed, 400));
