@@ -69,6 +69,14 @@ pub fn net_peer() -> anyhow::Result<PathBuf> {
     Ok(folder()?.join("net-peer"))
 }
 
+/// The load on a guest's disk.
+///
+/// # Errors
+/// When the build fails.
+pub fn disk_load() -> anyhow::Result<PathBuf> {
+    Ok(folder()?.join("disk-load"))
+}
+
 /// The freestanding guest.
 ///
 /// # Errors

@@ -118,6 +118,20 @@ impl Console {
         }
     }
 
+    /// Passes over what was said until now, so that the next line is a later one.
+    ///
+    /// # Errors
+    /// When a failure was among it.
+    pub fn catch_up(&mut self) -> anyhow::Result<()> {
+        while let Ok(line) = self.lines.try_recv() {
+            self.seen.push(line.clone());
+            if FATAL.iter().any(|word| line.contains(word)) {
+                bail!("the guest said: {}", self.tail());
+            }
+        }
+        Ok(())
+    }
+
     /// Sends one line.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ pub mod console;
 pub mod cpio;
 pub mod daemon;
 pub mod debian;
+pub mod disk_load;
 pub mod image;
 pub mod kernel;
 mod lz4;
@@ -58,6 +59,11 @@ pub fn tool(name: &str, package: &str) -> anyhow::Result<String> {
                 "{name} is not installed (Debian package {package})"
             ))
         })
+}
+
+/// Whether the scenarios that repeat themselves do so many times (`PARAVANE_LONG=1`).
+pub fn long() -> bool {
+    std::env::var("PARAVANE_LONG").is_ok_and(|word| word == "1")
 }
 
 /// Whether this machine has a KVM that we may open.

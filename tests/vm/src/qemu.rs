@@ -49,6 +49,12 @@ pub struct Machine {
     pub commands: Option<PathBuf>,
     /// Words before the program, for example to enter a network namespace; they must `exec`.
     pub prefix: Vec<String>,
+    /// MiB that can be plugged in beside, as a module in each of two slots.
+    pub spare_mib: u32,
+    /// Where it waits for another machine to move in, in place of a start.
+    pub incoming: Option<PathBuf>,
+    /// A reset boots it again; without this it ends QEMU.
+    pub reboots: bool,
 }
 
 /// A network card, `net0`, `net1` and so on.
@@ -72,7 +78,7 @@ pub enum Netdev {
 }
 
 impl Nic {
-    fn arguments(&self, number: usize) -> Vec<String> {
+    fn arguments(&self, number: usize, again: &str) -> Vec<String> {
         let Self {
             netdev,
             pairs,
@@ -83,7 +89,7 @@ impl Nic {
         match netdev {
             Netdev::VhostUser(socket) => {
                 arguments.push("-chardev".into());
-                arguments.push(format!("socket,id=s{id},path={socket},reconnect=1"));
+                arguments.push(format!("socket,id=s{id},path={socket},{again}"));
                 arguments.push("-netdev".into());
                 arguments.push(format!("vhost-user,id={id},chardev=s{id},queues={pairs}"));
             }
@@ -145,25 +151,11 @@ impl Machine {
             "-nic",
             "none",
         ]);
-        command.args([
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-no-reboot",
-        ]);
+        command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
+        command.args((!self.reboots).then_some("-no-reboot"));
         command.args(["-serial", "stdio", "-cpu", &self.cpu]);
-        command.args([
-            "-smp",
-            &self.cpus.to_string(),
-            "-m",
-            &format!("{}M", self.memory_mib),
-        ]);
-        let memory = format!(
-            "memory-backend-memfd,id=m,size={}M,share=on",
-            self.memory_mib
-        );
-        command.args(["-object", &memory, "-numa", "node,memdev=m"]);
+        command.args(["-smp", &self.cpus.to_string()]);
+        command.args(self.memory());
         command
             .arg("-kernel")
             .arg(&self.kernel)
@@ -172,8 +164,13 @@ impl Machine {
         command
             .arg("-append")
             .arg(format!("{QUIET} {}", self.words));
+        // The same word in seconds, which later ones have no more.
+        let again = match &self.program {
+            Some(_) => "reconnect-ms=1000",
+            None => "reconnect=1",
+        };
         for (number, (socket, properties)) in self.vhost_user.iter().enumerate() {
-            let chardev = format!("socket,id=c{number},path={socket},reconnect=1");
+            let chardev = format!("socket,id=c{number},path={socket},{again}");
             let device = format!("vhost-user-blk-pci,chardev=c{number}{properties}");
             command.args(["-chardev", &chardev, "-device", &device]);
         }
@@ -194,12 +191,29 @@ impl Machine {
             command.args(["-chardev", &chardev, "-device", device]);
         }
         let nics = self.nics.iter().enumerate();
-        command.args(nics.flat_map(|(number, nic)| nic.arguments(number)));
+        command.args(nics.flat_map(|(number, nic)| nic.arguments(number, again)));
         if let Some(socket) = &self.commands {
             let socket = format!("unix:{},server=on,wait=off", socket.display());
             command.args(["-qmp", &socket]);
         }
+        if let Some(socket) = &self.incoming {
+            command.args(["-incoming", &format!("unix:{}", socket.display())]);
+        }
         Ok(command)
+    }
+
+    fn memory(&self) -> [String; 6] {
+        let Self {
+            memory_mib,
+            spare_mib,
+            ..
+        } = self;
+        let size = match spare_mib {
+            0 => format!("{memory_mib}M"),
+            _ => format!("{memory_mib}M,slots=2,maxmem={}M", memory_mib + spare_mib),
+        };
+        let object = format!("memory-backend-memfd,id=m,size={memory_mib}M,share=on");
+        ["-m", &size, "-object", &object, "-numa", "node,memdev=m"].map(Into::into)
     }
 
     /// Starts it; the console goes to `<logs>/console.log`, QEMU's own words to `<logs>/qemu.log`.

@@ -110,6 +110,20 @@ pub fn initramfs(
         .with_context(|| format!("Write {}", out.display()))
 }
 
+/// A new tree for an initramfs with nothing but busybox's shell and these programs of the host.
+///
+/// # Errors
+/// When something cannot be copied.
+pub fn bare(tree: &Path, programs: &[&Path]) -> anyhow::Result<()> {
+    for folder in ["bin", "dev", "proc", "sys", "tmp", "mnt"] {
+        fs::create_dir_all(tree.join(folder))?;
+    }
+    std::os::unix::fs::symlink("/m/busybox", tree.join("bin/sh"))?;
+    programs
+        .iter()
+        .try_for_each(|program| add_host_program(tree, program))
+}
+
 /// Copies a folder with its links, as a tree of its own.
 ///
 /// # Errors

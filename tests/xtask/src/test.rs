@@ -35,7 +35,8 @@ pub struct Args {
     /// Only name missing Debian packages, install nothing.
     #[arg(long)]
     no_install: bool,
-    /// Many more requests in the tests that draw them by seed, some minutes' worth.
+    /// Many more requests in the tests that draw them by seed, some minutes' worth; whole machines are paused, reset
+    /// and moved many times (PARAVANE_LONG=1).
     #[arg(long)]
     long: bool,
     /// Only tests whose name contains this.
@@ -107,6 +108,7 @@ fn cargo_test(args: &Args, name: &str, command: &mut Command) -> anyhow::Result<
     }
     if args.long {
         command.env(LONG_WRITES.0, LONG_WRITES.1);
+        command.env("PARAVANE_LONG", "1");
     }
     let start = Instant::now();
     let mut totals = Totals {

@@ -25,6 +25,7 @@ const LEDGER: &[(&str, &str)] = &[
     ("vmm/monitor/src/sandbox_tests.rs", "tries the ioctl that types into a terminal, which no safe wrapper makes"),
     ("tests/probe-guest/",              "a freestanding guest: page tables, ports, MMIO"),
     ("tests/bench/",                    "native io_uring and mapped memory for comparison"),
+    ("tests/vm/src/disk_load/discard.rs", "the ioctl that discards a part of a block device"),
     ("tests/fuzz/",                     "hands raw ring memory to the code under test"),
 ];
 

@@ -4,6 +4,7 @@
 
 mod balloon;
 mod debian;
+mod lives;
 mod nested;
 mod network;
 mod probe;
@@ -116,6 +117,22 @@ const TESTS: &[(&str, Test)] = &[
     (
         "debian_under_qemu_has_a_balloon_by_its_generic_vhost_user_device",
         balloon::debian,
+    ),
+    (
+        "debian_under_qemu_lives_through_pauses_memory_that_comes_and_goes_and_resets",
+        lives::life,
+    ),
+    (
+        "debian_under_qemu_moves_to_another_qemu_under_io_after_a_move_that_was_cancelled",
+        lives::moves,
+    ),
+    (
+        "debian_under_a_newer_qemu_lives_through_the_same",
+        lives::newer_life,
+    ),
+    (
+        "debian_under_a_newer_qemu_moves_to_another_under_io",
+        lives::newer_moves,
     ),
 ];
 
