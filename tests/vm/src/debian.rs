@@ -143,7 +143,7 @@ fn merge_usr(tree: &Path) -> anyhow::Result<()> {
 }
 
 /// Two tests must not download into one folder.
-fn lock(name: &str) -> anyhow::Result<Flock<File>> {
+pub(crate) fn lock(name: &str) -> anyhow::Result<Flock<File>> {
     let file = File::create(paths::cache("")?.join(format!("{name}.lock")))?;
     Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error.into())
 }

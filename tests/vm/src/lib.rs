@@ -3,6 +3,7 @@
 //! One rule: nothing a test starts outlives it, and nothing waits without a limit. A test that
 //! cannot run on this machine returns [`Skip`] with its reason; it never passes silently.
 
+pub mod alioth;
 pub mod binaries;
 pub mod console;
 pub mod cpio;

@@ -59,6 +59,10 @@ const TESTS: &[(&str, Test)] = &[
         "debian_runs_on_our_monitor_with_two_processors",
         nested::two_processors,
     ),
+    (
+        "debian_runs_on_alioth_in_nested_kvm_with_its_root_on_our_daemon",
+        nested::alioth,
+    ),
     ("the_probe_guest_verifies_a_disk", probe::verify),
     ("the_probe_guest_verifies_a_disk_on_svm", nested::probe),
     (

@@ -1,4 +1,4 @@
-//! The same Debian kernel on our monitor, in the nested KVM of a QEMU without hardware help.
+//! The same Debian kernel on our monitor and on another's, in the nested KVM of a QEMU without hardware help.
 //!
 //! One rule: the outer guest (L1) only starts our programs; the test is the inner guest (L2).
 
@@ -16,6 +16,7 @@ use vm::image::MIB;
 use vm::kernel::DISK_MODULES;
 use vm::kernel::KVM_MODULES;
 use vm::kernel::Kernel;
+use vm::kernel::NET_MODULES;
 use vm::paths;
 use vm::qemu::Machine;
 use vm::qemu::QUIET;
@@ -28,14 +29,24 @@ const END: Duration = Duration::from_secs(60);
 /// The inner guest, from its first instruction to its end.
 const INNER: Duration = Duration::from_secs(420);
 
+/// Addresses of the outer and the inner guest.
+const HOST: &str = "10.78.0.1";
+const GUEST: &str = "10.78.0.2";
+
 /// One vCPU, one queue.
 pub fn debian() -> anyhow::Result<()> {
-    on_a_host_that_runs("nested", |logs| nested(logs, 1))
+    on_a_host_that_runs("nested", |logs| nested(logs, "paravane", 1))
 }
 
 /// Two vCPUs, two queues.
 pub fn two_processors() -> anyhow::Result<()> {
-    on_a_host_that_runs("nested-smp", |logs| nested(logs, 2))
+    on_a_host_that_runs("nested-smp", |logs| nested(logs, "paravane", 2))
+}
+
+/// The same disks, the front-end is not ours.
+pub fn alioth() -> anyhow::Result<()> {
+    vm::alioth::program()?;
+    on_a_host_that_runs("nested-alioth", |logs| nested(logs, "alioth", 1))
 }
 
 /// Runs `test` again, twice at most, when the outer machine, which is not under test, failed: its
@@ -63,12 +74,12 @@ fn outer_failed(logs: &Path, error: &anyhow::Error) -> bool {
     host_failed(&console, &error.to_string())
 }
 
-fn nested(logs: &Path, cpus: u16) -> anyhow::Result<()> {
+fn nested(logs: &Path, monitor: &str, cpus: u16) -> anyhow::Result<()> {
     let kernel = debian::cloud_kernel()?;
     let folder = tempfile::tempdir()?;
-    let image = outer_image(folder.path(), &kernel, cpus)?;
+    let image = outer_image(folder.path(), &kernel, monitor, cpus)?;
     let initramfs = folder.path().join("outer.cpio");
-    let modules = [DISK_MODULES, KVM_MODULES].concat();
+    let modules = [DISK_MODULES, KVM_MODULES, &["tun"]].concat();
     let scenario = include_str!("../../guest/to-root.sh");
     tree::initramfs(&initramfs, &kernel, &modules, None, scenario)?;
     let mut machine = Machine::debian(&kernel.vmlinux, &initramfs);
@@ -204,26 +215,32 @@ fn balloon_image(folder: &Path, kernel: &Kernel) -> anyhow::Result<PathBuf> {
 }
 
 /// The outer guest's disk: user land, our programs, the inner guest's kernel, initramfs and disks.
-fn outer_image(folder: &Path, kernel: &Kernel, cpus: u16) -> anyhow::Result<PathBuf> {
+fn outer_image(
+    folder: &Path,
+    kernel: &Kernel,
+    monitor: &str,
+    cpus: u16,
+) -> anyhow::Result<PathBuf> {
     let tools = debian::user_land()?;
     let root = folder.join("outer");
     tree::copy(&tools, &root)?;
-    for program in [binaries::blockd()?, binaries::monitor()?] {
-        let name = program.file_name().unwrap_or_default();
-        std::fs::copy(&program, root.join("usr/bin").join(name))?;
+    let ours = binaries::folder()?;
+    for name in ["paravane-blockd", "paravane-netd", "paravane"] {
+        std::fs::copy(ours.join(name), root.join("usr/bin").join(name))?;
+    }
+    if monitor == "alioth" {
+        tree::add_host_program(&root, &vm::alioth::program()?)?;
     }
     tree::script(&root.join("scenario"), include_str!("../../guest/outer.sh"))?;
-    let settings = format!("CPUS={cpus}\nQUEUES={cpus}\nWORDS=\"{QUIET}\"\n");
+    let settings = format!(
+        "MONITOR={monitor}\nCPUS={cpus}\nQUEUES={cpus}\nHOST={HOST}\nGUEST={GUEST}\n\
+         WORDS=\"{QUIET}\"\n"
+    );
     std::fs::write(root.join("settings"), settings)?;
     std::fs::copy(&kernel.vmlinux, root.join("vmlinux"))?;
     let scenario = include_str!("../../guest/to-root.sh");
-    tree::initramfs(
-        &root.join("inner.cpio"),
-        kernel,
-        DISK_MODULES,
-        None,
-        scenario,
-    )?;
+    let modules = [DISK_MODULES, &NET_MODULES[NET_MODULES.len() - 3..]].concat();
+    tree::initramfs(&root.join("inner.cpio"), kernel, &modules, None, scenario)?;
     std::fs::create_dir(root.join("disks"))?;
     image::empty(&root.join("disks/data.img"), 64 * MIB)?;
     inner_root(folder, &tools, &root.join("disks/root.img"))?;
