@@ -37,6 +37,7 @@ pub use moderator::Moderator;
 pub use queue::Queue;
 pub use queue::QueueSetup;
 pub use queue::RingAddresses;
+pub use starting::is_ring_new;
 
 #[cfg(test)]
 mod tests;

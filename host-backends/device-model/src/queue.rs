@@ -410,7 +410,7 @@ impl Queue {
 }
 
 /// Finds the three areas; each must lie in one region.
-fn find_rings(
+pub(crate) fn find_rings(
     config: &QueueConfig,
     addresses: &RingAddresses,
     memory: &GuestMemory,

@@ -603,6 +603,30 @@ fn packed_ring_goes_on_from_wherever_it_was_stopped() {
 }
 
 #[test]
+fn a_ring_that_came_round_to_its_first_position_is_not_taken_for_a_new_one() {
+    // How many requests bring the base round to the value that a new ring has, and that value.
+    let rounds = [
+        (config(Format::Split, false), 1 << 16, 0),
+        (small_packed(false), 8, 0),
+    ];
+    for (config, requests, first) in rounds {
+        let mut world = World::new(config);
+        let mut queue = world.attach_without_record();
+        let new = |world: &World, failed| {
+            crate::is_ring_new(&config, &addresses(None), (failed, first), &world.memory).unwrap()
+        };
+        assert!(new(&world, first), "{config:?}: nothing was used yet");
+        for _ in 0..requests {
+            let id = world.submit_chain(1);
+            world.serve(&mut queue, &[id], "on the way");
+        }
+        assert_eq!(queue.base(), first, "{config:?}");
+        assert!(!new(&world, first), "{config:?}: it came round");
+        assert!(new(&world, first + 1), "{config:?}: the driver went back");
+    }
+}
+
+#[test]
 fn split_base_that_is_not_the_used_index_is_corrected() {
     let mut world = World::new(config(Format::Split, false));
     world.base = 4711;

@@ -14,12 +14,12 @@ use device_model::Queue;
 use device_model::QueueCounters;
 use device_model::QueueSetup;
 use device_model::RingAddresses;
+use device_model::is_ring_new;
 use guest_memory::EventFd;
 use guest_memory::GuestMemory;
 use std::sync::Arc;
 use virtqueue::Format;
 use virtqueue::QueueConfig;
-use virtqueue::QueueState;
 
 /// What all rings of a session share.
 pub(crate) struct Environment<'a> {
@@ -50,8 +50,8 @@ pub(crate) struct Vring {
     pub(crate) broken: bool,
     /// The last run ended with nothing in flight.
     drained: bool,
-    /// The last run failed. Its requests stay in the in-flight record.
-    failed: bool,
+    /// Where the last run failed. Its requests stay in the in-flight record.
+    failed: Option<u32>,
     counters: Arc<QueueCounters>,
     worker: Option<Worker>,
 }
@@ -70,7 +70,7 @@ impl Vring {
             enabled: false,
             broken: false,
             drained: false,
-            failed: false,
+            failed: None,
             counters,
             worker: None,
         }
@@ -116,14 +116,13 @@ impl Vring {
             Some(region) => Some(region.record(self.index, config.format)?),
             None => None,
         };
-        if let Some(record) = record
-            .as_ref()
-            .filter(|_| self.failed && self.is_new(&config))
-        {
-            // The driver reset the ring after it failed: what it had in flight is void, and would be read from the new ring.
-            record.forget();
+        if let (Some(record), Some(failed)) = (&record, self.failed.take()) {
+            let bases = (failed, self.base);
+            if is_ring_new(&config, &addresses, bases, environment.memory)? {
+                // The driver reset the ring after it failed: what it had in flight is void, and would be read from the new ring.
+                record.forget();
+            }
         }
-        self.failed = false;
         let queue = Queue::new(QueueSetup {
             config,
             addresses,
@@ -149,12 +148,6 @@ impl Vring {
         Ok(())
     }
 
-    /// Whether the front-end says that the ring stands at its beginning, in either dialect.
-    fn is_new(&self, config: &QueueConfig) -> bool {
-        let fresh = QueueState::fresh(config.format).encode(config.format);
-        self.base == fresh || self.base == 0
-    }
-
     /// Stops the worker. Nothing of it is left but where the ring stands: the next start makes a new handler, so that
     /// whatever a handler binds to its thread (an io_uring, say) ends with that thread. Returns why it failed, if it did.
     pub(crate) fn stop(&mut self, how: Stop) -> Option<Failure> {
@@ -166,7 +159,7 @@ impl Vring {
         self.base = base;
         self.drained = in_flight == 0 && failure.is_none();
         self.broken |= failure.is_some();
-        self.failed |= failure.is_some();
+        self.failed = failure.as_ref().map(|_| base).or(self.failed);
         failure
     }
 
