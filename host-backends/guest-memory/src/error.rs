@@ -26,6 +26,12 @@ pub enum Error {
     /// The descriptor is not a regular file (memfd, tmpfs, hugetlbfs)
     #[error("The descriptor is not a file that can be mapped")]
     NotMappable,
+    /// The file is on a file system of another process (FUSE), a network or an overlay
+    #[error(
+        "The file's pages may be held back by another process or machine (FUSE, a network file system, an overlay): share \
+         memory from a memfd, tmpfs, hugetlbfs or a disk's file system"
+    )]
+    ForeignPages,
     /// The file ends before the region does
     #[error("The file has {size} bytes, but {needed} are needed")]
     FileTooSmall {

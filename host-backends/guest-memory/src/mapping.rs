@@ -6,10 +6,26 @@ use crate::Error;
 use crate::sigbus::Guard;
 use nix::sys::mman::MapFlags;
 use nix::sys::mman::ProtFlags;
+use nix::sys::statfs::FsType;
 use nix::sys::statfs::HUGETLBFS_MAGIC;
 use std::num::NonZeroUsize;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
+
+/// Magic numbers of the file systems whose pages this host's kernel has or reads from its own disks: tmpfs (memfd too),
+/// hugetlbfs, ramfs, ext2 to ext4, XFS, Btrfs, F2FS, bcachefs, ZFS. Behind any other (FUSE, a network, an overlay that hides
+/// one) another process may leave a page fault unanswered, and with it the worker of a neighbour that copies a frame.
+const PROMPT: &[FsType] = &[
+    FsType(0x0102_1994),
+    HUGETLBFS_MAGIC,
+    FsType(0x8584_58f6),
+    FsType(0xef53),
+    FsType(0x5846_5342),
+    FsType(0x9123_683e),
+    FsType(0xf2f5_2010),
+    FsType(0xca45_1a4e),
+    FsType(0x2fc1_2fc1),
+];
 
 /// What a mapping may be used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,6 +145,9 @@ pub(crate) fn page_size_of_file(fd: BorrowedFd<'_>) -> Result<u64, Error> {
         return Err(Error::NotMappable);
     }
     let fs = nix::sys::statfs::fstatfs(fd).map_err(Error::nix("fstatfs"))?;
+    if !PROMPT.contains(&fs.filesystem_type()) {
+        return Err(Error::ForeignPages);
+    }
     if fs.filesystem_type() != HUGETLBFS_MAGIC {
         return Ok(4096);
     }

@@ -178,7 +178,13 @@ fn seals_against_resizing_do_no_harm_and_against_writing_are_told() {
 fn a_file_on_disk_gives_its_blocks_back() {
     let file = tempfile::tempfile().unwrap();
     file.set_len(64 * PAGE).unwrap();
-    let memory = GuestMemory::new(vec![(spec(0, 64 * PAGE, 0), OwnedFd::from(file))]).unwrap();
+    let memory = match GuestMemory::new(vec![(spec(0, 64 * PAGE, 0), OwnedFd::from(file))]) {
+        Err(crate::Error::ForeignPages) => {
+            println!("SKIPS ITSELF release: temporary files are not on a disk's file system");
+            return;
+        }
+        memory => memory.unwrap(),
+    };
     fill(&memory, 0, 64 * PAGE);
     let done = memory.release(0, 32 * PAGE).unwrap();
     assert_eq!(done.bytes + done.refused, 32 * PAGE);

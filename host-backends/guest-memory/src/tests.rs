@@ -223,11 +223,21 @@ fn descriptors_that_are_no_files_are_refused() {
         let refused = GuestMemory::new(vec![(spec(0, 1, 0), fd)]);
         assert!(matches!(refused, Err(Error::NotMappable)));
     }
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    std::io::Write::write_all(&mut file, &[0; PAGE as usize]).unwrap();
-    let read_only = std::fs::File::open(file.path()).unwrap();
+    let file = memfd(PAGE);
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
+    let read_only = std::fs::File::open(path).unwrap();
     let refused = GuestMemory::new(vec![(spec(0, 1, 0), read_only.into())]);
     assert!(matches!(refused, Err(Error::System { call: "mmap", .. })));
+}
+
+#[test]
+fn files_whose_pages_another_may_hold_back_are_refused() {
+    // A regular file of a file system that is neither memory nor a disk's; FUSE differs from it by its number only.
+    let file = std::fs::File::open("/proc/self/status").unwrap();
+    let refused = GuestMemory::new(vec![(spec(0, 1, 0), file.try_clone().unwrap().into())]);
+    assert!(matches!(refused, Err(Error::ForeignPages)));
+    let refused = SharedMemory::from_fd(file.as_fd(), 0, PAGE);
+    assert!(matches!(refused, Err(Error::ForeignPages)));
 }
 
 #[test]

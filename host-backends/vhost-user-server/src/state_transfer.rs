@@ -16,7 +16,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::thread::JoinHandle;
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -29,9 +29,19 @@ const GRACE: Duration = Duration::from_millis(500);
 /// How often the helper looks whether it is still wanted.
 const STEP: Duration = Duration::from_millis(50);
 
+/// Most helpers of one server that hang at a time: a peer that makes its descriptor a blocking one again can hold its
+/// helper, and nobody else.
+const MAX_HELPERS: usize = 4;
+
+type Outcome = Result<Option<Vec<u8>>, Error>;
+
+/// The helpers of one server.
+#[derive(Debug, Default)]
+pub(crate) struct Helpers(Arc<()>);
+
 /// A transfer under way.
 pub(crate) struct StateTransfer {
-    thread: Option<JoinHandle<Result<Option<Vec<u8>>, Error>>>,
+    outcome: Receiver<Outcome>,
     limit: Arc<Limit>,
 }
 
@@ -54,45 +64,50 @@ impl Limit {
 
 impl StateTransfer {
     /// Writes `state` into `fd` and closes it.
-    pub(crate) fn save(fd: OwnedFd, state: Vec<u8>) -> Result<Self, Error> {
+    pub(crate) fn save(fd: OwnedFd, state: Vec<u8>, helpers: &Helpers) -> Result<Self, Error> {
         let file = nonblocking(fd)?;
-        Self::spawn(move |limit| write_all(file, &state, limit).map(|()| None))
+        Self::spawn(helpers, move |limit| {
+            write_all(file, &state, limit).map(|()| None)
+        })
     }
 
     /// Reads a state from `fd` until its end.
-    pub(crate) fn load(fd: OwnedFd) -> Result<Self, Error> {
+    pub(crate) fn load(fd: OwnedFd, helpers: &Helpers) -> Result<Self, Error> {
         let file = nonblocking(fd)?;
-        Self::spawn(move |limit| read_all(file, limit).map(Some))
+        Self::spawn(helpers, move |limit| read_all(file, limit).map(Some))
     }
 
     fn spawn(
-        body: impl FnOnce(&Limit) -> Result<Option<Vec<u8>>, Error> + Send + 'static,
+        helpers: &Helpers,
+        body: impl FnOnce(&Limit) -> Outcome + Send + 'static,
     ) -> Result<Self, Error> {
+        if Arc::strong_count(&helpers.0) > MAX_HELPERS {
+            return Err(Error::State("earlier transfers hang"));
+        }
+        let counted = helpers.0.clone();
+        let (sender, outcome) = std::sync::mpsc::channel();
         let limit = Arc::new(Limit {
             deadline: Mutex::new(Instant::now() + DEADLINE),
         });
         let theirs = limit.clone();
-        let thread = std::thread::Builder::new()
+        std::thread::Builder::new()
             .name("device-state".to_owned())
-            .spawn(move || body(&theirs))
+            .spawn(move || {
+                let _counted = counted;
+                let _ = sender.send(body(&theirs));
+            })
             .map_err(|source| Error::Io {
                 what: "starting a thread",
                 source,
             })?;
-        Ok(Self {
-            thread: Some(thread),
-            limit,
-        })
+        Ok(Self { outcome, limit })
     }
 
     /// Waits for the end, which is near. `Some` holds a state to load.
-    pub(crate) fn finish(mut self) -> Result<Option<Vec<u8>>, Error> {
+    pub(crate) fn finish(self) -> Outcome {
         self.limit.shorten(GRACE);
-        let outcome = self.thread.take().map(JoinHandle::join);
-        match outcome {
-            Some(Ok(result)) => result,
-            _ => Err(Error::State("the transfer failed")),
-        }
+        let outcome = self.outcome.recv_timeout(GRACE + 10 * STEP);
+        outcome.unwrap_or(Err(Error::State("the transfer failed")))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Numbers of a server. One rule: they can be read at any time without disturbing a queue.
 
 use crate::rate_limit::RateLimit;
+use crate::state_transfer::Helpers;
 use device_model::QueueCounters;
 use device_model::QueueStatistics;
 use std::sync::Arc;
@@ -41,6 +42,7 @@ pub(crate) struct Shared {
     /// A queue's handler is lost with what it held: only another process can serve the device.
     pub(crate) lost: AtomicBool,
     pub(crate) queues: Vec<Arc<QueueCounters>>,
+    pub(crate) helpers: Helpers,
     log_limit: Mutex<RateLimit>,
 }
 
@@ -54,6 +56,7 @@ impl Shared {
             messages: AtomicU64::new(0),
             message_errors: AtomicU64::new(0),
             lost: AtomicBool::new(false),
+            helpers: Helpers::default(),
             log_limit: Mutex::new(RateLimit::new()),
             queues: (0..queues)
                 .map(|_| Arc::new(QueueCounters::default()))

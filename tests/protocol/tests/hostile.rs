@@ -770,6 +770,41 @@ fn call_descriptors_that_block_one_after_the_other_hold_nobody() -> Result<()> {
 }
 
 #[test]
+fn a_device_state_whose_descriptor_blocks_again_holds_nobody() -> Result<()> {
+    use vhost_user_protocol::DeviceStatePhase;
+    use vhost_user_protocol::DeviceStateTransfer;
+    use vhost_user_protocol::TransferDirection;
+    let served = Served::new(1)?;
+    let mut pipes = Vec::new();
+    for round in 0..6 {
+        let mut frontend = negotiated(&served)?;
+        let (reader, writer) = std::io::pipe()?;
+        let load = M::SetDeviceStateFd(DeviceStateTransfer {
+            direction: TransferDirection::Load,
+            phase: DeviceStatePhase::Stopped,
+        });
+        frontend.send(&load, &[reader.as_fd()])?;
+        let (Reply::U64(answer), _) = frontend.reply(Request::SetDeviceStateFd)? else {
+            anyhow::bail!("no number");
+        };
+        assert_eq!(
+            answer & 1,
+            u64::from(round >= 4),
+            "a few may hang at a time"
+        );
+        nix::fcntl::fcntl(
+            &reader,
+            nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty()),
+        )?;
+        std::thread::sleep(std::time::Duration::from_millis(120));
+        assert_ne!(frontend.number(&M::CheckDeviceState)?, 0);
+        pipes.push((reader, writer));
+    }
+    drop(pipes);
+    serves(&served)
+}
+
+#[test]
 fn an_interrupt_that_nobody_took_yet_survives_a_pause() -> Result<()> {
     let served = Served::new(1)?;
     let (mut frontend, guest, mut queue) = running(&served)?;

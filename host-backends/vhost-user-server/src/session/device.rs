@@ -235,8 +235,10 @@ impl Session {
         }
         let fd = fd.ok_or(Refusal::FdCount(0))?;
         self.transfer = Some(match transfer.direction {
-            TransferDirection::Save => StateTransfer::save(fd, self.device.save_state()?)?,
-            TransferDirection::Load => StateTransfer::load(fd)?,
+            TransferDirection::Save => {
+                StateTransfer::save(fd, self.device.save_state()?, &self.shared.helpers)?
+            }
+            TransferDirection::Load => StateTransfer::load(fd, &self.shared.helpers)?,
         });
         Ok(number(STATE_NO_FD))
     }
