@@ -179,7 +179,7 @@ fn a_file_on_disk_gives_its_blocks_back() {
     let file = tempfile::tempfile().unwrap();
     file.set_len(64 * PAGE).unwrap();
     let memory = match GuestMemory::new(vec![(spec(0, 64 * PAGE, 0), OwnedFd::from(file))]) {
-        Err(crate::Error::ForeignPages) => {
+        Err(Error::ForeignPages) => {
             println!("SKIPS ITSELF release: temporary files are not on a disk's file system");
             return;
         }

@@ -131,6 +131,9 @@ mod tests {
     use crate::EventFd;
     use nix::sys::eventfd::EfdFlags;
     use std::os::fd::AsFd;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicU32;
+    use std::sync::atomic::Ordering;
 
     fn blocking() -> nix::sys::eventfd::EventFd {
         nix::sys::eventfd::EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC).unwrap()
@@ -172,23 +175,40 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_fills_its_counter_all_the_time_holds_nobody() {
-        let event = blocking();
-        let theirs = EventFd::from_peer(event.as_fd().try_clone_to_owned().unwrap()).unwrap();
-        let (done, over) = std::sync::mpsc::channel::<()>();
-        let hostile = std::thread::spawn(move || {
-            // Room for a moment, so that a look at it says yes.
-            while over.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
-                let _ = event.read();
-                let _ = event.write(u64::MAX - 1);
+    fn a_peer_that_fills_its_counter_at_the_worst_moment_holds_nobody() {
+        const ROUNDS: u32 = 3000;
+        let event = Arc::new(blocking());
+        let theirs = || EventFd::from_peer(event.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        event.write(u64::MAX - 1).unwrap();
+        let (begun, filled) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+        let (wanted, ended) = (begun.clone(), filled.clone());
+        let (hostile, fill) = (theirs(), event.clone());
+        std::thread::spawn(move || {
+            for round in 1..=ROUNDS {
+                while wanted.load(Ordering::Acquire) < round {
+                    std::thread::yield_now();
+                }
+                // Room for a moment, so that a look at it says yes; then none until the next round.
+                hostile.drain();
+                let _ = fill.write(u64::MAX - 1);
+                ended.store(round, Ordering::Release);
             }
         });
-        for _ in 0..100_000 {
-            theirs.notify();
-        }
-        drop(done);
-        theirs.drain();
-        hostile.join().unwrap();
+        let (done, over) = std::sync::mpsc::channel();
+        let ours = theirs();
+        std::thread::spawn(move || {
+            for round in 1..=ROUNDS {
+                begun.store(round, Ordering::Release);
+                ours.notify();
+                while filled.load(Ordering::Acquire) < round {
+                    // What came between the two lets the peer's own write wait.
+                    ours.drain();
+                    std::thread::yield_now();
+                }
+            }
+            done.send(()).unwrap();
+        });
+        assert_eq!(over.recv_timeout(Duration::from_secs(60)), Ok(()));
     }
 
     #[test]

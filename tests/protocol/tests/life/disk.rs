@@ -228,6 +228,7 @@ impl Load for Disk {
 }
 
 /// Leads disks of one engine through the life: on every medium and cache that it can have.
+#[expect(clippy::print_stdout, reason = "a test says what it skips")]
 fn disks(engine: EngineChoice, folder: Option<&Path>, caches: &[CacheMode]) {
     let mut failures = Vec::new();
     for cache in caches {
@@ -285,6 +286,7 @@ const CACHES: &[CacheMode] = &[
 ];
 
 /// A folder on a disk file system: the build's own, unless that is in memory.
+#[expect(clippy::print_stdout, reason = "a test says what it skips")]
 fn on_disk(test: &str) -> Option<&'static Path> {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let kind = nix::sys::statfs::statfs(folder).ok()?.filesystem_type();

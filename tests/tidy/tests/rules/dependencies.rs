@@ -51,7 +51,7 @@ const EDGES: &[(&str, u8, &[&str])] = &[
     ("monitor",             4, &["host-os", "virtio-spec", "boot", "machine", "vhost-user-frontend", "control-lines"]),
     ("tidy",                9, &[]),
     ("loopback",            9, &["host-os", "virtio-spec", "virtqueue", "driver-platform", "virtio-pci", "block-driver", "net-driver", "balloon-driver", "driver-fakes", "guest-memory", "device-model", "block-backend", "net-backend", "balloon-backend"]),
-    ("protocol",            9, &["virtio-spec", "virtqueue", "vhost-user-protocol", "guest-memory", "device-model", "vhost-user-server", "block-backend", "net-backend", "vhost-user-frontend"]),
+    ("protocol",            9, &["virtio-spec", "virtqueue", "vhost-user-protocol", "guest-memory", "device-model", "vhost-user-server", "block-backend", "net-backend", "balloon-backend", "vhost-user-frontend"]),
     ("medium",             10, &["virtio-spec", "virtqueue", "vhost-user-protocol", "device-model", "block-backend", "daemon-shell", "protocol"]),
     ("probe-guest",         9, GUEST),
     ("vm",                  8, &["host-os", "machine"]),
