@@ -12,24 +12,30 @@ const TOOLS: &[(&str, &str)] = &[
     ("qemu-storage-daemon", "qemu-system-common"),
     ("busybox", "busybox-static"),
     ("mke2fs", "e2fsprogs"),
+    ("e2fsck", "e2fsprogs"),
     ("mkfs.xfs", "xfsprogs"),
     ("fio", "fio"),
     ("ip", "iproute2"),
     ("iperf3", "iperf3"),
     ("passt", "passt"),
-    ("dpdk-testpmd", "dpdk"),
+    ("dpdk-testpmd", "dpdk-dev"),
     ("c++", "g++"),
+    ("tcpdump", "tcpdump"),
+    ("socat", "socat"),
+    ("systemd-analyze", "systemd"),
     ("zstd", "zstd"),
     ("xz", "xz-utils"),
 ];
 
 fn missing() -> Vec<&'static str> {
     let lacks = |tool: &&(&str, &str)| vm::tool(tool.0, tool.1).is_err();
-    TOOLS
+    let mut packages: Vec<_> = TOOLS
         .iter()
         .filter(lacks)
         .map(|(_, package)| *package)
-        .collect()
+        .collect();
+    packages.dedup();
+    packages
 }
 
 /// Installs what is missing, or names it.

@@ -112,3 +112,75 @@ fn every_test_in_the_regression_ledger_exists() {
         &bad,
     );
 }
+
+/// Programs of every Debian, which tests may take for granted.
+const BASE: &[&str] = &[
+    "apt-cache",
+    "apt-get",
+    "cargo",
+    "cp",
+    "dpkg-deb",
+    "ldd",
+    "losetup",
+    "nsenter",
+    "setsid",
+    "sh",
+    "sha256sum",
+    "stdbuf",
+    "taskset",
+    "timeout",
+    "unshare",
+];
+
+/// Programs that a file of tests starts or looks for, by their literal names.
+fn programs(text: &str) -> impl Iterator<Item = &str> {
+    // Command lines are parsed by a type of the same name.
+    let starts = if text.contains("process::Command") {
+        ["tool(\"", " Command::new(\"", "(Command::new(\""].as_slice()
+    } else {
+        &["tool(\""]
+    };
+    let literals = starts
+        .iter()
+        .flat_map(move |start| text.split(start).skip(1));
+    let names = literals.filter_map(|rest| rest.split('"').next());
+    names.filter(|name| !name.is_empty() && !name.starts_with('/') && !name.contains('{'))
+}
+
+/// Those that neither every Debian nor the list of packages has.
+fn without_package<'a>(text: &'a str, packages: &str) -> Vec<&'a str> {
+    let listed = |name: &str| packages.contains(&format!("(\"{name}\", "));
+    let mut missing: Vec<&str> = programs(text)
+        .filter(|name| !BASE.contains(name) && !listed(name))
+        .collect();
+    missing.sort_unstable();
+    missing.dedup();
+    missing
+}
+
+#[test]
+fn programs_that_tests_need_come_with_a_package() {
+    let packages = read("tests/xtask/src/packages.rs");
+    let mut bad = Vec::new();
+    for file in tree::rust() {
+        let helper = file.path.starts_with("tests/") && !file.path.starts_with("tests/tidy/");
+        // Installed from the crate registry, below the target folder, by the task that wants it.
+        let own = file.path == "tests/xtask/src/check.rs";
+        if (helper || file.is_test()) && !own {
+            let missing = without_package(&file.text, &packages).into_iter();
+            bad.extend(missing.map(|name| format!("{}: {name}", file.path)));
+        }
+    }
+    report(
+        "tests/xtask/src/packages.rs names the package of each program that tests start",
+        &bad,
+    );
+}
+
+#[test]
+fn a_program_without_a_package_is_seen() {
+    let packages = "    (\"socat\", \"socat\"),\n";
+    let text = "use std::process::Command;\nvm::tool(\"socat\", \"socat\")?;\nlet a = Command::new(\"sh\");\nlet b = Command::new(\"tcpdump\");\n\
+                Command::new(&c); tool(\"ip\", \"iproute2\")";
+    assert_eq!(without_package(text, packages), ["ip", "tcpdump"]);
+}
