@@ -14,20 +14,15 @@ const EXAMPLES: &str = "\
 Examples:
   A balloon for one virtual machine, moved by hand:
     paravane-balloond --socket-path /tmp/balloon.sock --policy manual --control-socket /tmp/control.sock
-    echo 'set target=512M' | socat - UNIX:/tmp/control.sock     (with more than one device: set NAME target=512M)
+    echo 'set target=512M' | socat - UNIX:/tmp/control.sock     # with more than one device: set NAME target=512M
 
-  The machine's side; memory must be shared. Our own monitor, in vm.toml:
-    [balloon]
-    socket = \"/tmp/balloon.sock\"
-
-  QEMU 10.1 or later (its device of this name takes any vhost-user back-end; 5 is the balloon):
-    qemu-system-x86_64 -m 2G -object memory-backend-memfd,id=m,size=2G,share=on -numa node,memdev=m \\
+  The machine's side: QEMU 10.1 or later (its device of this name takes any vhost-user back-end; 5 is the balloon).
+  Memory must be shared; $GUEST is the rest of your options. In our monitor's vm.toml it is a table `balloon` with the
+  key `socket`; Cloud Hypervisor's option, by its document, is
+  --generic-vhost-user socket=/tmp/balloon.sock,device_type=5,queue_sizes=[128,128,128,128,128] (not tried):
+    qemu-system-x86_64 $GUEST -m 2G -object memory-backend-memfd,id=m,size=2G,share=on -numa node,memdev=m \\
       -chardev socket,id=b,path=/tmp/balloon.sock \\
       -device vhost-user-test-device-pci,chardev=b,virtio-id=5,num_vqs=5,vq_size=128,config_size=16
-
-  Cloud Hypervisor:
-    cloud-hypervisor --memory size=2G,shared=on \\
-      --generic-vhost-user socket=/tmp/balloon.sock,device_type=5,queue_sizes=[128,128,128,128,128] ...
 
   Many machines that share what the host has, in one process:
     paravane-balloond --config balloons.toml

@@ -14,8 +14,8 @@ Examples:
     paravane-netd --socket-path /tmp/net.sock
     paravane-netd --socket-path /tmp/net.sock --link passt:tcp-ports=2222:22
 
-  The machine's side, QEMU for example (memory must be shared):
-    qemu-system-x86_64 -m 2G -object memory-backend-memfd,id=m,size=2G,share=on -numa node,memdev=m \\
+  The machine's side, QEMU for example (memory must be shared; $GUEST is the rest of your options):
+    qemu-system-x86_64 $GUEST -m 2G -object memory-backend-memfd,id=m,size=2G,share=on -numa node,memdev=m \\
       -chardev socket,id=n,path=/tmp/net.sock,reconnect=1 -netdev vhost-user,id=net0,chardev=n \\
       -device virtio-net-pci,netdev=net0
 
@@ -35,6 +35,8 @@ Examples:
       name = \"a\"
       socket-path = \"/run/paravane/a.sock\"
       link = \"switch:lan\"
+      capture = \"/run/paravane/a.pcapng\"
+      capture-paused = true
       [[device]]
       name = \"b\"
       socket-path = \"/run/paravane/b.sock\"

@@ -10,6 +10,7 @@ pub mod cpio;
 pub mod daemon;
 pub mod debian;
 pub mod disk_load;
+pub mod documents;
 pub mod image;
 pub mod kernel;
 mod lz4;

@@ -64,3 +64,26 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Running them would run this test again: that their words are understood is what is shown.
+    #[test]
+    fn every_task_in_the_documents_is_understood() -> anyhow::Result<()> {
+        let mut bad = Vec::new();
+        for (place, line) in vm::documents::tasks()? {
+            let words = line.trim_start_matches("cargo ").split_whitespace();
+            let parsed = Cli::try_parse_from(words);
+            let shown = |error: &clap::Error| !error.use_stderr();
+            if let Err(error) = parsed.map(drop)
+                && !shown(&error)
+            {
+                bad.push(format!("{place}: {line}\n{error}"));
+            }
+        }
+        anyhow::ensure!(bad.is_empty(), "{}", bad.join("\n"));
+        Ok(())
+    }
+}

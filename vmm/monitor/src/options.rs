@@ -76,9 +76,10 @@ Commands of a VM:
 Commands of a daemon: status, metrics, prometheus, set, resize, stop.
 
 Examples:
-  paravane ctl web set net0 link=down
-  paravane ctl web/netd metrics
-  paravane ctl /run/paravane/balloond.control set vm1 target=1G
+  Of a VM, of one of its daemons, and of a daemon by itself:
+    paravane ctl web set net0 link=down
+    paravane ctl web/netd metrics
+    paravane ctl /run/paravane/balloond.control set vm1 target=1G
 
 Exit codes: 0 done, 1 refused, 64 wrong usage, 69 nobody answers";
 

@@ -20,7 +20,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use vm::process::Process;
 
-use crate::monitor::elf;
+use vm::kernel::elf;
 
 pub const LIMIT: Duration = Duration::from_secs(30);
 /// sti; hlt; jmp back

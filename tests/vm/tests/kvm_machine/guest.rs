@@ -14,7 +14,7 @@ use machine::Machine;
 use machine::MachineSpec;
 use machine::Stop;
 
-pub const CODE: u32 = 0x10_0000;
+pub use vm::kernel::ELF_CODE as CODE;
 pub const START_INFO: u32 = 0x6000;
 /// A free page of RAM for guest and test.
 pub const FLAG: u64 = 0x20_0000;

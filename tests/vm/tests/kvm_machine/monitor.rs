@@ -15,36 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::cases::exit;
-use crate::guest::CODE;
-
-/// An ELF kernel of these bytes, with a PVH note.
-pub fn elf(code: &[u8]) -> Vec<u8> {
-    let note = [4u32, 4, 18, u32::from_le_bytes(*b"Xen\0"), CODE]
-        .map(u32::to_le_bytes)
-        .concat();
-    let code_at = 64 + 2 * 56;
-    let mut file = b"\x7fELF\x02\x01\x01".to_vec();
-    file.resize(16, 0);
-    file.extend([2u16, 62].map(u16::to_le_bytes).concat());
-    file.extend(1u32.to_le_bytes());
-    file.extend([u64::from(CODE), 64, 0].map(u64::to_le_bytes).concat());
-    file.extend(0u32.to_le_bytes());
-    file.extend([64u16, 56, 2, 0, 0, 0].map(u16::to_le_bytes).concat());
-    let mut header = |kind: u32, at: u64, address: u64, len: u64| {
-        file.extend([kind, 7].map(u32::to_le_bytes).concat());
-        file.extend(
-            [at, address, address, len, len, 4]
-                .map(u64::to_le_bytes)
-                .concat(),
-        );
-    };
-    let len = code.len() as u64;
-    header(1, code_at, CODE.into(), len);
-    header(4, code_at + len, 0, note.len() as u64);
-    file.extend(code);
-    file.extend(note);
-    file
-}
+use vm::kernel::elf;
 
 struct Run {
     command: Command,
