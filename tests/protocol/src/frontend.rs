@@ -179,6 +179,16 @@ impl Frontend {
 
     /// Sets `queue` up without enabling it.
     pub fn describe_queue(&mut self, queue: &GuestQueue, base: u32) -> Result<()> {
+        self.describe_queue_at(queue, base, Self::addresses(queue))
+    }
+
+    /// As [`Self::describe_queue`], with these addresses.
+    pub fn describe_queue_at(
+        &mut self,
+        queue: &GuestQueue,
+        base: u32,
+        addresses: VringAddress,
+    ) -> Result<()> {
         use FrontendMessage as M;
         let index = u32::from(queue.index);
         self.must(
@@ -189,7 +199,7 @@ impl Frontend {
             &[],
         )?;
         self.must(&M::SetVringBase(VringState { index, num: base }), &[])?;
-        self.must(&M::SetVringAddr(Self::addresses(queue)), &[])?;
+        self.must(&M::SetVringAddr(addresses), &[])?;
         let with_fd = VringFd::new(queue.index as u8, true);
         self.must(&M::SetVringErr(with_fd), &[queue.err.as_fd()])?;
         self.must(&M::SetVringCall(with_fd), &[queue.call.as_fd()])?;

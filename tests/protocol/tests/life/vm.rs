@@ -17,6 +17,7 @@ use vhost_user_protocol::Inflight;
 use vhost_user_protocol::LogBase;
 use vhost_user_protocol::Reply;
 use vhost_user_protocol::Request;
+use vhost_user_protocol::VringAddress;
 use vhost_user_protocol::VringFd;
 use vhost_user_protocol::feature;
 use vhost_user_protocol::vring_flags;
@@ -123,6 +124,16 @@ impl Terms {
     }
 }
 
+/// The message with a ring's addresses; while a log is on, what is written to the ring is to be logged too.
+fn addresses(queue: &GuestQueue, logging: bool) -> VringAddress {
+    let mut addresses = Frontend::addresses(queue);
+    if logging {
+        addresses.flags = vring_flags::LOG;
+        addresses.log = queue.guest_areas[2];
+    }
+    addresses
+}
+
 /// The front-end and its guest.
 pub struct Vm {
     pub serving: Serving,
@@ -188,11 +199,10 @@ impl Vm {
             self.switch_features()?;
         }
         for queue in &self.queues {
-            self.frontend
-                .start_queue(queue, self.terms.shape.fresh_base())?;
-        }
-        if self.logging {
-            self.tell_addresses()?;
+            let base = self.terms.shape.fresh_base();
+            let addresses = addresses(queue, self.logging);
+            self.frontend.describe_queue_at(queue, base, addresses)?;
+            self.frontend.enable(queue, true)?;
         }
         Ok(())
     }
@@ -245,11 +255,7 @@ impl Vm {
 
     fn tell_addresses(&mut self) -> Result<()> {
         for queue in &self.queues {
-            let mut addresses = Frontend::addresses(queue);
-            if self.logging {
-                addresses.flags = vring_flags::LOG;
-                addresses.log = queue.guest_areas[2];
-            }
+            let addresses = addresses(queue, self.logging);
             self.frontend.must(&M::SetVringAddr(addresses), &[])?;
         }
         Ok(())
@@ -346,10 +352,8 @@ impl Vm {
             self.tell_memory()?;
         }
         for (queue, base) in self.queues.iter().zip(bases) {
-            self.frontend.describe_queue(queue, base)?;
-        }
-        if self.logging {
-            self.tell_addresses()?;
+            let addresses = addresses(queue, self.logging);
+            self.frontend.describe_queue_at(queue, base, addresses)?;
         }
         Ok(())
     }
