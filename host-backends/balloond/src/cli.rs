@@ -12,17 +12,21 @@ use crate::pool::PoolSpec;
 
 const EXAMPLES: &str = "\
 Examples:
-  A balloon for one virtual machine, moved by hand:
-    paravane-balloond --socket-path /tmp/balloon.sock --policy manual --control-socket /tmp/control.sock
-    echo 'set target=512M' | socat - UNIX:/tmp/control.sock     # with more than one device: set NAME target=512M
+  A balloon for one virtual machine, moved by hand (with several: set NAME target=512M):
+    paravane-balloond --socket-path /tmp/balloon.sock --policy manual \\
+      --control-socket /tmp/control.sock
+    echo 'set target=512M' | socat - UNIX:/tmp/control.sock
 
-  The machine's side: QEMU 10.1 or later (its device of this name takes any vhost-user back-end; 5 is the balloon).
-  Memory must be shared; $GUEST is the rest of your options. In our monitor's vm.toml it is a table `balloon` with the
-  key `socket`; Cloud Hypervisor's option, by its document, is
-  --generic-vhost-user socket=/tmp/balloon.sock,device_type=5,queue_sizes=[128,128,128,128,128] (not tried):
-    qemu-system-x86_64 $GUEST -m 2G -object memory-backend-memfd,id=m,size=2G,share=on -numa node,memdev=m \\
+  The machine's side: QEMU 10.1 or later (its device of this name takes any vhost-user back-end;
+  5 is the balloon). Memory must be shared; $GUEST is your other options. In our monitor's
+  vm.toml it is a table `balloon` with the key `socket`; Cloud Hypervisor's option, by its
+  document and not tried, is --generic-vhost-user with socket=/tmp/balloon.sock,device_type=5,
+  queue_sizes=[128,128,128,128,128]:
+    qemu-system-x86_64 $GUEST -m 2G \\
+      -object memory-backend-memfd,id=m,size=2G,share=on -numa node,memdev=m \\
       -chardev socket,id=b,path=/tmp/balloon.sock \\
-      -device vhost-user-test-device-pci,chardev=b,virtio-id=5,num_vqs=5,vq_size=128,config_size=16
+      -device \\
+      vhost-user-test-device-pci,chardev=b,virtio-id=5,num_vqs=5,vq_size=128,config_size=16
 
   Many machines that share what the host has, in one process:
     paravane-balloond --config balloons.toml

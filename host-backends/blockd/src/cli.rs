@@ -14,9 +14,11 @@ Examples:
     truncate -s 10G disk.raw
     paravane-blockd --socket-path /tmp/disk.sock --path disk.raw
 
-  The machine's side, QEMU for example (memory must be shared; $GUEST is the rest of your options):
-    qemu-system-x86_64 $GUEST -m 2G -object memory-backend-memfd,id=m,size=2G,share=on -numa node,memdev=m \\
-      -chardev socket,id=d,path=/tmp/disk.sock,reconnect=1 -device vhost-user-blk-pci,chardev=d,num-queues=1
+  The machine's side, QEMU for example. Memory must be shared; $GUEST is your other options:
+    qemu-system-x86_64 $GUEST -m 2G \\
+      -object memory-backend-memfd,id=m,size=2G,share=on -numa node,memdev=m \\
+      -chardev socket,id=d,path=/tmp/disk.sock,reconnect=1 \\
+      -device vhost-user-blk-pci,chardev=d,num-queues=1
 
   Four queues past the page cache, a read-only CD image, a scratch disk in memory:
     paravane-blockd --socket-path a.sock --path disk.raw --num-queues 4 --cache none
@@ -38,7 +40,8 @@ Examples:
       cache = \"unsafe\"
 
   After the image has grown, tell the guest (or send SIGHUP):
-    truncate -s 20G /var/lib/images/root.raw && echo 'resize root' | socat - UNIX:/run/paravane/control.sock";
+    truncate -s 20G /var/lib/images/root.raw
+    echo 'resize root' | socat - UNIX:/run/paravane/control.sock";
 
 /// Serves disks to virtual machines over vhost-user.
 ///

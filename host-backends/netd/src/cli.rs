@@ -14,12 +14,14 @@ Examples:
     paravane-netd --socket-path /tmp/net.sock
     paravane-netd --socket-path /tmp/net.sock --link passt:tcp-ports=2222:22
 
-  The machine's side, QEMU for example (memory must be shared; $GUEST is the rest of your options):
-    qemu-system-x86_64 $GUEST -m 2G -object memory-backend-memfd,id=m,size=2G,share=on -numa node,memdev=m \\
+  The machine's side, QEMU for example. Memory must be shared; $GUEST is your other options:
+    qemu-system-x86_64 $GUEST -m 2G \\
+      -object memory-backend-memfd,id=m,size=2G,share=on -numa node,memdev=m \\
       -chardev socket,id=n,path=/tmp/net.sock,reconnect=1 -netdev vhost-user,id=net0,chardev=n \\
       -device virtio-net-pci,netdev=net0
 
-  A TAP interface with four queue pairs (the front-end then: queues=4 at -netdev, mq=on,vectors=10 at -device):
+  A TAP interface with four queue pairs (QEMU then: queues=4 at -netdev, mq=on,vectors=10 at
+  -device):
     ip tuntap add dev vmtap0 mode tap user $USER multi_queue vnet_hdr
     ip addr add 192.0.2.1/24 dev vmtap0; ip link set vmtap0 up
     paravane-netd --socket-path /tmp/net.sock --link tap:vmtap0 --queue-pairs 4
@@ -44,8 +46,9 @@ Examples:
       mac = \"52:54:00:00:00:0b\"
       rate-bytes = 125000000
 
-  The guest of b is held to its `mac`: give its virtual machine monitor the same (QEMU: mac=52:54:00:00:00:0b), and every
-  guest one of its own. What makes a device useless stands in the log and under `conditions` in `status`.
+  The guest of b is held to its `mac`: give its virtual machine monitor the same (QEMU:
+  mac=52:54:00:00:00:0b), and every guest one of its own. What makes a device useless stands
+  in the log and under `conditions` in `status`.
 
   Change a device while it runs, and look at it:
     echo 'set a link=down' | socat - UNIX:/run/paravane/net-control.sock

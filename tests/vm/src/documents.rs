@@ -128,6 +128,10 @@ pub fn examples(place: &str, help: &str) -> Vec<Example> {
     for line in text.lines() {
         let depth = line.len() - line.trim_start().len();
         let Some(words) = line.get(depth..).filter(|words| !words.is_empty()) else {
+            // Sentences that no command follows are none's title.
+            if found.last().is_some_and(|last| last.commands.is_empty()) {
+                paragraph.clear();
+            }
             continue;
         };
         match depth {
@@ -224,7 +228,7 @@ mod tests {
 
     #[test]
     fn examples_of_a_help_text_are_found_with_the_files_they_name() {
-        let help = "What it does.\n\nExamples:\n  First:\n    a \\\n      b\n    c\n\n  Second, over\n  two lines:\n    \
+        let help = "What it does.\n\nExamples:\n  First:\n    a \\\n      b\n    c\n\n  Said by the way.\n\n  Second, over\n  two lines:\n    \
                     d --config e.toml\n\n      f = 1\n      [g]\n\nExit codes:\n    0\n";
         let found = examples("p", help);
         assert_eq!(found.len(), 2);
