@@ -297,7 +297,7 @@ pub struct Part {
     pub each: usize,
     /// How many requests are under way at the same time.
     pub workers: u64,
-    /// Physical address from where on memory was plugged in, for [`Counters::pages`].
+    /// Physical address from where on memory was plugged in, for `Counters::pages`.
     pub plugged: u64,
 }
 
