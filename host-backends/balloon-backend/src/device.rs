@@ -8,7 +8,6 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
-use std::sync::PoisonError;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -17,6 +16,7 @@ use std::time::Duration;
 use device_model::ConfigNotifier;
 use device_model::Device;
 use device_model::QueueHandler;
+use host_os::sync::lock;
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::ClockId;
 use nix::sys::timerfd::Expiration;
@@ -80,7 +80,7 @@ impl Inner {
 
 impl Shared {
     pub fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 
     pub fn poison(&self) -> u32 {
@@ -337,11 +337,7 @@ impl BalloonDevice {
     }
 
     fn notify_config_change(&self) {
-        let notify = self
-            .notify
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let notify = lock(&self.notify).clone();
         if let Some(notify) = notify {
             notify();
         }
@@ -466,7 +462,7 @@ impl Device for BalloonDevice {
     }
 
     fn on_config_change(&self, notify: ConfigNotifier) {
-        *self.notify.lock().unwrap_or_else(PoisonError::into_inner) = Some(notify);
+        *lock(&self.notify) = Some(notify);
     }
 
     fn has_state(&self) -> bool {

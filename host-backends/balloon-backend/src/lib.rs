@@ -29,8 +29,8 @@ mod statistics;
 
 pub use device::BalloonDevice;
 pub use error::Error;
-pub use guest_memory::ByteSize;
 pub use hints::HintState;
+pub use host_os::ByteSize;
 pub use metrics::Metrics;
 pub use spec::BalloonSpec;
 pub use spec::MAX_QUEUE_SIZE;

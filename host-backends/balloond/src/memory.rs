@@ -63,7 +63,7 @@ impl Memory {
         // A host that crashed may leave a first line that was never written out.
         let empty = |head: &[u8]| head.len() <= LINE && head.iter().all(|byte| *byte == 0);
         let ours = |head: &[u8]| head.starts_with(WORD.as_bytes()) || empty(head);
-        let file = guest_memory::output::open(path, "state of a balloon", ours)?;
+        let file = host_os::output_file::open(path, "state of a balloon", ours)?;
         let mut bytes = [0; LINE];
         let read = file.read_at(&mut bytes, 0)?;
         let text = String::from_utf8_lossy(bytes.get(..read).unwrap_or_default()).into_owned();

@@ -5,7 +5,6 @@
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use balloon_backend::BalloonDevice;
@@ -14,6 +13,7 @@ use balloon_backend::Policy;
 use daemon_shell::Error;
 use daemon_shell::Served;
 use device_model::Device;
+use host_os::sync::lock;
 use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
@@ -97,13 +97,13 @@ impl Vm {
     pub fn keep(&self) {
         if let Some(memory) = &self.memory {
             let policy = self.terms().policy;
-            let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut memory = lock(memory);
             memory.keep(&self.device, policy);
         }
     }
 
     fn terms(&self) -> MutexGuard<'_, Terms> {
-        self.terms.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.terms)
     }
 
     /// The guest as the policy wants to know it.

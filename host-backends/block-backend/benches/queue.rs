@@ -8,7 +8,6 @@
     reason = "a benchmark ends at the first thing that is wrong"
 )]
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
@@ -24,8 +23,6 @@ use device_model::QueueSetup;
 use device_model::RingAddresses;
 use guest_memory::GuestMemory;
 use guest_memory::RegionSpec;
-use nix::sys::memfd::MFdFlags;
-use nix::sys::memfd::memfd_create;
 use virtio_spec::block::RequestHeader;
 use virtio_spec::block::feature as block;
 use virtio_spec::feature as ring;
@@ -55,8 +52,7 @@ impl Bench {
         let device = BlockDevice::open(spec).expect("a disk");
         let features = FEATURES | if packed { ring::RING_PACKED } else { 0 };
         device.acked(features);
-        let fd: OwnedFd = memfd_create(c"guest", MFdFlags::MFD_CLOEXEC).expect("memory");
-        nix::unistd::ftruncate(&fd, i64::try_from(RAM).expect("a size")).expect("memory");
+        let fd = host_os::memfd::create("guest", RAM).expect("memory");
         let region = RegionSpec {
             guest_addr: 0,
             size: RAM,

@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
@@ -12,6 +11,7 @@ use device_model::ConfigNotifier;
 use device_model::Device;
 use device_model::DeviceRecord;
 use device_model::QueueHandler;
+use host_os::sync::lock;
 use nix::unistd::fdatasync;
 use nix::unistd::ftruncate;
 use virtio_spec::block::CONFIG_WRITEBACK_OFFSET;
@@ -213,11 +213,7 @@ impl BlockDevice {
     }
 
     fn notify_config_change(&self) {
-        let notify = self
-            .notify
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let notify = lock(&self.notify).clone();
         if let Some(notify) = notify {
             notify();
         }
@@ -388,6 +384,6 @@ impl Device for BlockDevice {
     }
 
     fn on_config_change(&self, notify: ConfigNotifier) {
-        *self.notify.lock().unwrap_or_else(PoisonError::into_inner) = Some(notify);
+        *lock(&self.notify) = Some(notify);
     }
 }

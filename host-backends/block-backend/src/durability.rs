@@ -14,10 +14,10 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::AtomicI32;
 use std::sync::atomic::Ordering;
 
+use host_os::sync::lock;
 use nix::errno::Errno;
 
 use crate::engine::sys;
@@ -58,7 +58,7 @@ impl Durability {
     /// them was a sync.
     pub fn vouch(&self, result: Result<(), Errno>, synced: bool) -> Result<(), Errno> {
         // Held until the answer is noted, so that who asks next finds it.
-        let mut witness = self.witness.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut witness = lock(&self.witness);
         if let Some(errno) = self.lost() {
             return Err(errno);
         }

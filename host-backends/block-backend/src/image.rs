@@ -17,8 +17,6 @@ use nix::errno::Errno;
 use nix::fcntl::FcntlArg;
 use nix::fcntl::OFlag;
 use nix::fcntl::fcntl;
-use nix::sys::memfd::MFdFlags;
-use nix::sys::memfd::memfd_create;
 use nix::sys::statfs::HUGETLBFS_MAGIC;
 use nix::sys::statfs::TMPFS_MAGIC;
 use nix::sys::statfs::fstatfs;
@@ -276,14 +274,9 @@ fn on_memory(path: &Path) -> bool {
 }
 
 fn memory(bytes: u64) -> Result<File, Error> {
-    let make = || -> Result<File, nix::Error> {
-        let fd = memfd_create(c"memory disk", MFdFlags::MFD_CLOEXEC)?;
-        let bytes = i64::try_from(bytes).map_err(|_| nix::Error::EFBIG)?;
-        nix::unistd::ftruncate(&fd, bytes)?;
-        Ok(fd.into())
-    };
-    make().map_err(|errno| Error::Open {
+    let made = host_os::memfd::create("memory disk", bytes);
+    made.map(File::from).map_err(|error| Error::Open {
         path: PathBuf::from("memory disk"),
-        source: errno.into(),
+        source: error.into(),
     })
 }

@@ -25,7 +25,7 @@ mod write_cache;
 
 pub use device::BlockDevice;
 pub use error::Error;
-pub use guest_memory::ByteSize;
+pub use host_os::ByteSize;
 pub use metrics::Metrics;
 pub use spec::BlockSpec;
 pub use spec::CacheMode;

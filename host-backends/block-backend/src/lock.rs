@@ -10,7 +10,6 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
-use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::Instant;
 use std::time::SystemTime;
@@ -60,7 +59,7 @@ impl Lock {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        host_os::sync::lock(&self.state)
     }
 
     /// Tells whether the lock could be had now, and fails where there is none to be had.

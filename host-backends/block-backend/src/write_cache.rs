@@ -5,9 +5,9 @@
 
 use std::sync::Mutex;
 use std::sync::MutexGuard;
-use std::sync::PoisonError;
 
 use device_model::DeviceRecord;
+use host_os::sync::lock;
 use virtio_spec::block::feature as block;
 
 /// Bytes of the record over the process's death: the field `writeback`.
@@ -53,7 +53,7 @@ impl WriteCache {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 
     /// The features that the driver accepted.

@@ -178,7 +178,7 @@ fn serve(
     units: Vec<Unit>,
     overseer: Option<Arc<dyn Overseer>>,
 ) -> Result<(), Error> {
-    let mut signals = Signals::block()?;
+    let signals = Signals::block()?;
     let identity = Identity::find(process.user.as_deref(), process.group.as_deref())?;
     let owner = identity.as_ref().map(Identity::owner);
     let endpoints = open_endpoints(&units, owner)?;
@@ -223,7 +223,7 @@ fn serve(
     if process.end_with_stdin == Some(true) {
         end_with_stdin(&shutdown)?;
     }
-    wait(&mut signals, &mut alive, &commands)?;
+    wait(&signals, &mut alive, &commands)?;
     let failed = threads
         .into_iter()
         .filter_map(|thread| thread.join().ok().flatten())
@@ -331,7 +331,7 @@ fn end_with_stdin(shutdown: &ShutdownHandle) -> Result<(), Error> {
 }
 
 /// Until all serving threads have ended, by themselves or because they were asked to.
-fn wait(signals: &mut Signals, alive: &mut UnixStream, commands: &Commands) -> Result<(), Error> {
+fn wait(signals: &Signals, alive: &mut UnixStream, commands: &Commands) -> Result<(), Error> {
     loop {
         let mut fds = [
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
@@ -339,7 +339,12 @@ fn wait(signals: &mut Signals, alive: &mut UnixStream, commands: &Commands) -> R
         ];
         match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => continue,
-            other => other.map_err(Error::Signals)?,
+            other => other.map_err(|errno| {
+                Error::Signals(host_os::Error::System {
+                    call: "poll",
+                    source: errno.into(),
+                })
+            })?,
         };
         let signalled = fds.first().and_then(PollFd::any).unwrap_or(false);
         let ended = fds.last().and_then(PollFd::any).unwrap_or(false);

@@ -67,7 +67,7 @@ pub enum Error {
     },
     /// Signals cannot be received.
     #[error("Cannot receive signals")]
-    Signals(#[source] nix::Error),
+    Signals(#[source] host_os::Error),
     /// A thread cannot be started.
     #[error("Cannot start the thread {name}")]
     Thread {

@@ -1,30 +1,13 @@
-//! How a daemon ends: one table of exit codes for all of them.
+//! How a daemon ends: which error has which exit code.
 //!
-//! Rule: 0 is a clean end (SIGTERM, SIGINT, or the last connection of a one-shot); every other code names whose turn it
-//! is.
+//! Rule: 0 is a clean end (SIGTERM, SIGINT, or the last connection of a one-shot).
 
 use std::path::Path;
-use std::process::ExitCode;
+
+pub use host_os::error_chain as chain;
+pub use host_os::exit::Exit;
 
 use crate::Error;
-
-/// Why the process ended, as its exit code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Exit {
-    /// Everything in flight was finished.
-    Ok = 0,
-    /// Something failed while running.
-    Failed = 1,
-    /// The command line or the config file is wrong.
-    Usage = 2,
-    /// A device (its image, say) cannot be opened.
-    Device = 3,
-    /// A socket cannot be had.
-    Socket = 4,
-    /// The sandbox cannot be set up, or the process not become another user.
-    Sandbox = 5,
-}
 
 /// The table for `--help`.
 pub const HELP: &str = "\
@@ -35,12 +18,6 @@ Exit codes:
   3  a device cannot be opened
   4  a socket cannot be had
   5  the sandbox cannot be set up, or the user not be changed";
-
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
-    }
-}
 
 impl From<&Error> for Exit {
     fn from(error: &Error) -> Self {
@@ -70,12 +47,9 @@ pub fn report(error: &Error) -> Exit {
 
 /// Prints what was asked for, with a newline. A reader that has read enough is no failure.
 pub fn print(text: &str) -> Exit {
-    match host_os::output::print(&format!("{text}\n")) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            host_os::tell!("error: Cannot write to standard output: {error}");
-            Exit::Failed
-        }
-        _ => Exit::Ok,
+    match host_os::exit::print("error", &format!("{text}\n")) {
+        Ok(()) => Exit::Ok,
+        Err(_) => Exit::Failed,
     }
 }
 
@@ -89,16 +63,4 @@ pub fn man_pages(folder: &Path, written: std::io::Result<()>) -> Exit {
             Exit::Failed
         }
     }
-}
-
-/// An error and its causes, joined by colons.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(error.to_string().trim_end());
-        cause = error.source();
-    }
-    text
 }

@@ -5,12 +5,12 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::Instant;
 
 use clap::ValueEnum;
 use host_os::output::StandardError;
+use host_os::sync::lock;
 use serde::Deserialize;
 use serde::Serialize;
 use tracing::Event;
@@ -88,7 +88,7 @@ struct Window {
 impl RateLimit {
     /// Whether a line of `callsite` may go out at `now`, and how many were left out before it.
     fn admit(&self, callsite: Identifier, now: Instant) -> (bool, u32) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = lock(&self.seen);
         let window = seen.entry(callsite).or_insert(Window {
             start: now,
             count: 0,

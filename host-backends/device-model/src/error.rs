@@ -15,6 +15,9 @@ pub enum Error {
     /// Memory could not be reached
     #[error("Guest memory cannot be used")]
     Memory(#[from] guest_memory::Error),
+    /// No timer is to be had
+    #[error("No timer is to be had")]
+    Os(#[from] host_os::Error),
     /// A ring area is not inside one memory region
     #[error(
         "The {0} area is not inside one region of the memory that the front-end shared; is all of the guest's memory \

@@ -6,7 +6,7 @@
 //! another's queue wait for nothing.
 
 use crate::Error;
-use guest_memory::Timer;
+use host_os::Timer;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::AtomicU32;

@@ -9,7 +9,6 @@ use crate::RingAddresses;
 use guest_memory::DirtyLog;
 use guest_memory::GuestMemory;
 use guest_memory::RegionSpec;
-use nix::sys::memfd::MFdFlags;
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
@@ -61,8 +60,7 @@ fn addresses(log: Option<u64>) -> RingAddresses {
 
 impl World {
     fn new(config: QueueConfig) -> Self {
-        let file = nix::sys::memfd::memfd_create("ram", MFdFlags::MFD_CLOEXEC).unwrap();
-        nix::unistd::ftruncate(&file, SIZE.cast_signed()).unwrap();
+        let file = host_os::memfd::create("ram", SIZE).unwrap();
         let spec = RegionSpec {
             guest_addr: GUEST,
             size: SIZE,
@@ -447,8 +445,7 @@ fn in_flight_area_with_impossible_geometry_is_refused() {
 fn pages_written_by_the_device_are_marked_before_the_driver_sees_them() {
     for config in FORMATS.map(|format| config(format, false)) {
         let mut world = World::new(config);
-        let bits = nix::sys::memfd::memfd_create("log", MFdFlags::MFD_CLOEXEC).unwrap();
-        nix::unistd::ftruncate(&bits, 4096).unwrap();
+        let bits = host_os::memfd::create("log", 4096).unwrap();
         let log = Arc::new(DirtyLog::new(bits.as_fd(), 0, 4096).unwrap());
         let memory = Arc::new(world.memory.with_log(Some(log.clone())).unwrap());
         let mut queue = Queue::new(QueueSetup {

@@ -59,9 +59,9 @@ pub enum Error {
         /// End of guest memory.
         end: u64,
     },
-    /// The descriptor is not an eventfd
-    #[error("The descriptor is not an eventfd")]
-    NotEventFd,
+    /// What the operating system refuses
+    #[error(transparent)]
+    Os(#[from] host_os::Error),
     /// A system call failed
     #[error("{call} failed")]
     System {

@@ -5,9 +5,7 @@
 use crate::Access;
 use crate::Error;
 use crate::Mapping;
-use nix::fcntl::FcntlArg;
-use nix::fcntl::SealFlag;
-use nix::sys::memfd::MFdFlags;
+use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicU8;
@@ -50,13 +48,8 @@ impl SharedMemory {
 
     /// Makes a zeroed memfd of `len` bytes, sealed against resizing, and maps it.
     pub fn create(name: &str, len: u64) -> Result<(Self, OwnedFd), Error> {
-        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-        let fd = nix::sys::memfd::memfd_create(name, flags).map_err(Error::nix("memfd_create"))?;
-        let size = i64::try_from(len).map_err(|_| Error::RegionOverflow(len))?;
-        nix::unistd::ftruncate(&fd, size).map_err(Error::nix("ftruncate"))?;
-        let seals = SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
-        nix::fcntl::fcntl(&fd, FcntlArg::F_ADD_SEALS(seals)).map_err(Error::nix("fcntl"))?;
-        let memory = Self::from_fd(std::os::fd::AsFd::as_fd(&fd), 0, len)?;
+        let fd = host_os::memfd::create_sealed(name, len)?;
+        let memory = Self::from_fd(fd.as_fd(), 0, len)?;
         Ok((memory, fd))
     }
 

@@ -3,14 +3,13 @@
 use crate::Access;
 use crate::DirtyLog;
 use crate::Error;
-use crate::EventFd;
 use crate::GuestMemory;
 use crate::IoVecs;
 use crate::LOG_PAGE;
 use crate::Mapping;
 use crate::RegionSpec;
 use crate::SharedMemory;
-use crate::socket;
+use host_os::sync::lock;
 use nix::sys::memfd::MFdFlags;
 use proptest::prelude::*;
 use std::os::fd::AsFd;
@@ -18,16 +17,13 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use virtqueue::Segment;
 
 const PAGE: u64 = 4096;
 
 fn memfd(size: u64) -> OwnedFd {
-    let fd = nix::sys::memfd::memfd_create("test", MFdFlags::MFD_CLOEXEC).unwrap();
-    nix::unistd::ftruncate(&fd, size.cast_signed()).unwrap();
-    fd
+    host_os::memfd::create("test", size).unwrap()
 }
 
 fn spec(guest_addr: u64, pages: u64, user_addr: u64) -> RegionSpec {
@@ -210,7 +206,7 @@ fn descriptors_that_are_no_files_are_refused() {
         .write(true)
         .open("/dev/zero")
         .unwrap();
-    let event = EventFd::new().unwrap();
+    let event = host_os::EventFd::new().unwrap();
     let fds: [OwnedFd; 6] = [
         pipe,
         socket.into(),
@@ -451,51 +447,6 @@ fn populated_pages_need_no_fault_of_their_own() {
     assert_eq!(mapped_kib(&mapping), 2048);
 }
 
-#[test]
-fn only_eventfds_pass_for_eventfds() {
-    let (pipe, writer) = nix::unistd::pipe().unwrap();
-    let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
-    for fd in [pipe, writer, socket.into(), memfd(8)] {
-        assert!(matches!(EventFd::from_peer(fd), Err(Error::NotEventFd)));
-    }
-    let mine = EventFd::new().unwrap();
-    let theirs = EventFd::from_peer(mine.try_clone().unwrap().into()).unwrap();
-    assert!(!theirs.drain());
-    assert!(mine.notify());
-    assert!(theirs.drain());
-    assert!(!theirs.drain());
-}
-
-#[test]
-fn draining_a_blocking_eventfd_does_not_block() {
-    let flags = nix::sys::eventfd::EfdFlags::EFD_CLOEXEC;
-    let fd: OwnedFd = nix::sys::eventfd::EventFd::from_value_and_flags(0, flags)
-        .unwrap()
-        .into();
-    let event = EventFd::from_peer(fd).unwrap();
-    assert!(!event.drain());
-    event.notify();
-    assert!(event.drain());
-}
-
-#[test]
-fn descriptors_travel_with_their_bytes_and_none_is_lost() {
-    let (a, b) = std::os::unix::net::UnixStream::pair().unwrap();
-    let event = EventFd::new().unwrap();
-    let many = vec![event.as_fd(); 253];
-    assert_eq!(socket::send(a.as_fd(), b"x", &many).unwrap(), 1);
-    let mut fds = Vec::new();
-    let mut bytes = [0; 8];
-    let all = socket::receive(b.as_fd(), &mut bytes, &mut fds).unwrap();
-    assert_eq!((all.bytes, all.fds_lost), (1, false));
-    assert_eq!(fds.len(), 253);
-    let empty = socket::receive(b.as_fd(), &mut bytes, &mut fds).unwrap_err();
-    assert_eq!(empty.kind(), std::io::ErrorKind::WouldBlock);
-    drop(a);
-    let end = socket::receive(b.as_fd(), &mut bytes, &mut fds).unwrap();
-    assert_eq!((end.bytes, end.fds_lost), (0, false));
-}
-
 proptest! {
     #[test]
     fn spans_agree_with_a_plain_model(addr in 0..6 * PAGE, len in 0..3 * PAGE) {
@@ -527,7 +478,7 @@ impl HugePages {
 
     pub(crate) fn set_aside(count: u64) -> Option<Self> {
         static ONE: Mutex<()> = Mutex::new(());
-        let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let alone = lock(&ONE);
         let before = Self::number(Self::POOL)?;
         let pool = Self(before.to_string(), alone);
         // Refused to all but root; what is free already will do as well.

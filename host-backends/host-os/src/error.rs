@@ -1,5 +1,8 @@
-//! Why a process does not become what it should.
+//! Why the operating system did not do what was asked, and how errors are told.
 
+use std::io;
+
+use landlock::RulesetError;
 use nix::errno::Errno;
 use seccompiler::BackendError;
 
@@ -34,11 +37,25 @@ pub enum Error {
     },
     /// The kernel refuses, or the lookup.
     #[error("Cannot become another user ({call})")]
-    System {
+    Identity {
         /// The system call.
         call: &'static str,
         /// Why.
         source: Errno,
+    },
+    /// The rules for files make no rule set, or the kernel refuses it.
+    #[error("Cannot confine files")]
+    Files(#[from] RulesetError),
+    /// A descriptor that a peer gave as an eventfd is none.
+    #[error("The descriptor is not an eventfd")]
+    NotEventFd,
+    /// A system call failed.
+    #[error("{call} failed")]
+    System {
+        /// Which.
+        call: &'static str,
+        /// Why.
+        source: io::Error,
     },
     /// It could be undone.
     #[error("The process could become root again")]
@@ -46,11 +63,64 @@ pub enum Error {
 }
 
 impl Error {
+    pub(crate) fn nix(call: &'static str) -> impl FnOnce(Errno) -> Self {
+        move |errno| Self::System {
+            call,
+            source: errno.into(),
+        }
+    }
+
     /// Whether another command line or config file would mend it.
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
             Self::Unknown { .. } | Self::GroupAlone | Self::Root | Self::NotRoot { .. }
         )
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::System { source, .. } => source,
+            other => Self::other(other),
+        }
+    }
+}
+
+/// An error and its causes in one line, joined by colons. A message that ends in its cause already is not followed by it.
+pub fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let more = cause.to_string();
+        let more = more.trim_end();
+        if !text.ends_with(more) {
+            text.push_str(": ");
+            text.push_str(more);
+        }
+        next = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    enum Told {
+        #[error("Cannot open the disk")]
+        Short(#[source] io::Error),
+        #[error("Cannot open the disk: {0}")]
+        Long(#[source] io::Error),
+    }
+
+    #[test]
+    fn an_error_is_told_with_its_causes_each_once() {
+        let cause = || io::Error::other("no such file");
+        let whole = "Cannot open the disk: no such file";
+        assert_eq!(error_chain(&Told::Short(cause())), whole);
+        assert_eq!(error_chain(&Told::Long(cause())), whole);
     }
 }

@@ -28,6 +28,15 @@ const OWNER_COMMANDS: [u64; 3] = [8, 10, 15];
 /// What open() changes anything with.
 const WRITES: u64 = (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND) as u64;
 
+/// What meets a system call that is not allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// ENOSYS, as on a kernel without the call, so that libraries fall back instead of dying.
+    Absent,
+    /// SIGSYS, so that a call that was not thought of is seen: [`crate::fatal`] tells which.
+    Trap,
+}
+
 /// System calls and the arguments with which they are allowed; no rule means any.
 #[derive(Debug, Default)]
 pub struct Filter {
@@ -111,11 +120,16 @@ impl Filter {
         self.rules.insert(call, Vec::new());
     }
 
-    /// Confines this thread and all that it starts; what is not allowed is met by `otherwise`.
+    /// Confines this thread and all that it starts; what is not allowed is met by `refusal`.
     ///
     /// # Errors
     /// The kernel has no seccomp, or refuses.
-    pub fn enter(self, otherwise: SeccompAction) -> Result<(), Error> {
+    pub fn enter(self, refusal: Refusal) -> Result<(), Error> {
+        let absent = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
+        let otherwise = match refusal {
+            Refusal::Absent => absent.clone(),
+            Refusal::Trap => SeccompAction::Trap,
+        };
         let arch = TargetArch::try_from(std::env::consts::ARCH)?;
         let mut rules = self.rules;
         // Allowed here and answered below, by the stricter of two filters.
@@ -123,7 +137,6 @@ impl Filter {
         let allowed: BpfProgram =
             SeccompFilter::new(rules, otherwise, SeccompAction::Allow, arch)?.try_into()?;
         // Its flags are in memory, where no filter looks; without it the C library falls back to clone.
-        let absent = SeccompAction::Errno(libc::ENOSYS as u32);
         let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
         let no_clone3: BpfProgram =
             SeccompFilter::new(clone3, SeccompAction::Allow, absent, arch)?.try_into()?;

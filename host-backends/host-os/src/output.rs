@@ -13,7 +13,6 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -27,6 +26,7 @@ use nix::poll::poll;
 use nix::sys::socket::MsgFlags;
 
 use crate::fatal;
+use crate::sync::lock;
 
 /// How long a line waits for a reader that is slow. One that kept a line waiting in vain is not waited for again until it
 /// has read.
@@ -60,7 +60,7 @@ macro_rules! tell {
 /// that another process fills at the same moment.
 pub fn start() {
     fatal::ignore_file_size_signal();
-    let mut sink = ERROR.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut sink = lock(&ERROR);
     let Ok(meta) = std::fs::metadata(ERROR_AGAIN) else {
         return;
     };
@@ -119,7 +119,7 @@ impl Write for StandardError {
 }
 
 fn write_error(text: &[u8]) {
-    let mut sink = ERROR.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut sink = lock(&ERROR);
     sink.deliver(io::stderr().as_fd(), text);
 }
 

@@ -40,7 +40,7 @@ impl Identity {
             name: name.to_owned(),
         };
         let number = |text: &str| text.parse::<u32>().ok();
-        let lookup = |errno| system("getpwnam", errno);
+        let lookup = |errno| refused("getpwnam", errno);
         let known = match number(user) {
             Some(uid) => User::from_uid(Uid::from_raw(uid)),
             None => User::from_name(user),
@@ -54,7 +54,7 @@ impl Identity {
         let gid = match (group, number(group.unwrap_or_default())) {
             (Some(_), Some(gid)) => Gid::from_raw(gid),
             (Some(name), None) => {
-                let found = Group::from_name(name).map_err(|errno| system("getgrnam", errno))?;
+                let found = Group::from_name(name).map_err(|errno| refused("getgrnam", errno))?;
                 found.ok_or_else(|| unknown("group", name))?.gid
             }
             (None, _) => match &known {
@@ -85,17 +85,17 @@ impl Identity {
                 Some(name) => nix::unistd::initgroups(name, self.gid),
                 None => nix::unistd::setgroups(&[self.gid]),
             };
-            groups.map_err(|errno| system("setgroups", errno))?;
+            groups.map_err(|errno| refused("setgroups", errno))?;
             let gid = self.gid;
             let group = nix::unistd::setresgid(gid, gid, gid);
-            group.map_err(|errno| system("setresgid", errno))?;
+            group.map_err(|errno| refused("setresgid", errno))?;
             let user = nix::unistd::setresuid(uid, uid, uid);
-            user.map_err(|errno| system("setresuid", errno))?;
+            user.map_err(|errno| refused("setresuid", errno))?;
         } else if nix::unistd::geteuid() != uid || nix::unistd::getegid() != self.gid {
             return Err(Error::NotRoot { uid: uid.as_raw() });
         }
-        drop_capabilities().map_err(|errno| system("capset", errno))?;
-        nix::sys::prctl::set_no_new_privs().map_err(|errno| system("prctl", errno))?;
+        drop_capabilities().map_err(|errno| refused("capset", errno))?;
+        nix::sys::prctl::set_no_new_privs().map_err(|errno| refused("prctl", errno))?;
         match nix::unistd::setuid(Uid::from_raw(0)) {
             Ok(()) => Err(Error::NotForGood),
             Err(_) => Ok(()),
@@ -103,8 +103,8 @@ impl Identity {
     }
 }
 
-fn system(call: &'static str, source: Errno) -> Error {
-    Error::System { call, source }
+fn refused(call: &'static str, source: Errno) -> Error {
+    Error::Identity { call, source }
 }
 
 #[repr(C)]

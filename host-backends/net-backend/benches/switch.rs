@@ -25,8 +25,6 @@ use net_backend::port::Policy;
 use net_backend::port::Port;
 use net_backend::port::PortState;
 use net_backend::switch::Switch;
-use nix::sys::memfd::MFdFlags;
-use nix::sys::memfd::memfd_create;
 use nix::time::ClockId;
 use nix::time::clock_gettime;
 use virtio_spec::feature as ring;
@@ -56,8 +54,7 @@ struct Guest {
 
 fn memory() -> Arc<GuestMemory> {
     let size = 64 << 20;
-    let fd = memfd_create(c"bench", MFdFlags::MFD_CLOEXEC).expect("a memfd");
-    nix::unistd::ftruncate(&fd, size).expect("its size");
+    let fd = host_os::memfd::create("bench", size).expect("a memfd");
     let region = |guest_addr: u64, size: u64, mmap_offset: u64, fd: OwnedFd| {
         let spec = RegionSpec {
             guest_addr,
@@ -68,7 +65,6 @@ fn memory() -> Arc<GuestMemory> {
         (spec, fd)
     };
     // Two regions, as a PC has.
-    let size = size as u64;
     let second = fd.try_clone().expect("a descriptor");
     let regions = vec![
         region(0, size / 2, 0, fd),

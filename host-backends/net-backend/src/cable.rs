@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::Weak;
 
+use host_os::sync::lock;
 use net_link::Watch;
 
 use crate::NetDevice;
-use crate::published::lock;
 
 /// Why the cable is in or out.
 #[derive(Debug, Default)]

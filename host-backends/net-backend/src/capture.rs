@@ -8,11 +8,12 @@ use std::io;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+use host_os::sync::lock;
 
 use crate::offload::Tail;
 
@@ -75,7 +76,7 @@ impl Capture {
     /// When the file cannot be made, or holds something else.
     pub fn create(path: &Path, paused: bool) -> io::Result<Self> {
         let ours = |head: &[u8]| head.starts_with(&SECTION.to_le_bytes());
-        let file = guest_memory::output::open(path, "recording of frames (pcapng)", ours)?;
+        let file = host_os::output_file::open(path, "recording of frames (pcapng)", ours)?;
         file.set_len(0)?;
         Self::to_file(file, SNAP_LENGTH, FILE_LIMIT, paused)
     }
@@ -136,7 +137,7 @@ impl Capture {
         if !self.is_on() {
             return;
         }
-        let mut output = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut output = lock(&self.file);
         let kept = output.push(direction, time, head, tail, self.snap_length);
         if kept {
             self.frames.fetch_add(1, Ordering::Relaxed);
@@ -151,7 +152,7 @@ impl Capture {
         if !self.unwritten.swap(false, Ordering::Relaxed) {
             return;
         }
-        let mut output = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut output = lock(&self.file);
         if let Err(error) = output.write() {
             tracing::warn!(%error, "Cannot write the capture file, recording ends");
             output.left = 0;

@@ -9,9 +9,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 use std::time::Instant;
 
+use host_os::sync::lock;
 use serde::Serialize;
-
-use crate::published::lock;
 
 /// Between two lines of the log about the same kind of condition of one card.
 const SILENCE: Duration = Duration::from_secs(60);

@@ -13,6 +13,7 @@ use device_model::Device;
 use device_model::DeviceRecord;
 use device_model::QueueHandler;
 use device_model::fingerprint;
+use host_os::sync::lock;
 use net_link::Interface;
 use virtio_spec::device_id;
 use virtio_spec::feature as ring;
@@ -40,7 +41,6 @@ use crate::port::Policy;
 use crate::port::Port;
 use crate::port::PortState;
 use crate::presence::Present;
-use crate::published::lock;
 use crate::rarp;
 use crate::switch::Fabric;
 

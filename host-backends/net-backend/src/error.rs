@@ -40,7 +40,10 @@ pub enum Error {
     /// The link of the card or switch cannot be used
     #[error("The link cannot be used")]
     Link(#[from] net_link::Error),
-    /// Memory or a descriptor is not to be had
-    #[error("Memory or a descriptor is not to be had")]
+    /// Memory for the switch is not to be had
+    #[error("Memory for the switch is not to be had")]
     Memory(#[from] guest_memory::Error),
+    /// A descriptor or a thread is not to be had
+    #[error("A descriptor or a thread is not to be had")]
+    Os(#[from] host_os::Error),
 }

@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
 
 use device_model::QueueHandler;
+use host_os::sync::lock;
 use net_link::Interface;
 use net_link::Link;
 use net_link::Offloads;
@@ -29,7 +30,6 @@ pub use crate::path::policy::Policy;
 use crate::path::tally::PairTally;
 use crate::path::tally::Totals;
 use crate::published::Published;
-use crate::published::lock;
 use crate::receive_filter::ReceiveFilter;
 use crate::rss::Hasher;
 use crate::rss::Steering;

@@ -4,10 +4,10 @@
 
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
+
+use host_os::sync::lock;
 
 /// The value, and how often it changed.
 #[derive(Debug)]
@@ -21,11 +21,6 @@ pub struct Published<T> {
 pub struct Follower<T> {
     version: u64,
     value: Arc<T>,
-}
-
-/// A lock whose holder cannot leave its data half changed, so that a panic elsewhere does not matter.
-pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<T> Published<T> {

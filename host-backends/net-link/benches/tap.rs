@@ -17,7 +17,6 @@ use std::fs::File;
 use std::net::Ipv4Addr;
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
-use std::os::fd::OwnedFd;
 use std::process::Command;
 use std::time::Duration;
 
@@ -34,8 +33,6 @@ use net_link::Offloads;
 use net_link::Received;
 use net_link::Sent;
 use nix::sched::CloneFlags;
-use nix::sys::memfd::MFdFlags;
-use nix::sys::memfd::memfd_create;
 use nix::time::ClockId;
 use nix::time::clock_gettime;
 use virtqueue::Segment;
@@ -107,8 +104,7 @@ impl World {
             net_link::open(&spec, 1).expect("a link").remove(0)
         };
         let (link, plain) = (open("tap:a0"), plain("c0"));
-        let fd: OwnedFd = memfd_create(c"guest", MFdFlags::MFD_CLOEXEC).expect("memory");
-        nix::unistd::ftruncate(&fd, 16 << 20).expect("memory");
+        let fd = host_os::memfd::create("guest", 16 << 20).expect("memory");
         let region = RegionSpec {
             guest_addr: 0,
             user_addr: 0,

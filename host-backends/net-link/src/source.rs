@@ -5,8 +5,8 @@
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 
-use guest_memory::EventFd;
 use guest_memory::IoVecs;
+use host_os::EventFd;
 
 use crate::Capabilities;
 use crate::Error;

@@ -1,11 +1,11 @@
 //! The channel for messages from the back-end. One rule: sending never blocks; a CONFIG_CHANGE that finds the socket
 //! full is dropped, because the unread ones before it make the front-end read the same configuration.
 
-use guest_memory::socket;
+use host_os::socket;
+use host_os::sync::lock;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
-use std::sync::PoisonError;
 use vhost_user_protocol::BackendMessage;
 
 /// Where CONFIG_CHANGE goes, if anywhere; shared with the device's notifier.
@@ -17,12 +17,12 @@ pub(crate) struct BackendChannel {
 impl BackendChannel {
     /// Replaces the socket; the old one is closed.
     pub(crate) fn set(&self, stream: Option<UnixStream>) {
-        *self.stream.lock().unwrap_or_else(PoisonError::into_inner) = stream;
+        *lock(&self.stream) = stream;
     }
 
     /// Tells the front-end to read the configuration again.
     pub(crate) fn config_changed(&self) {
-        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        let stream = lock(&self.stream);
         if let Some(stream) = &*stream {
             let bytes = BackendMessage::ConfigChange.encode(false);
             if let Err(error) = socket::send(stream.as_fd(), &bytes, &[]) {

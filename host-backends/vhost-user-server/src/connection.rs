@@ -2,8 +2,8 @@
 //! is owned from its first moment, so that a message dropped at any point closes them.
 
 use crate::ShutdownHandle;
-use guest_memory::EventFd;
-use guest_memory::socket;
+use host_os::EventFd;
+use host_os::socket;
 use nix::poll::PollFd;
 use nix::poll::PollFlags;
 use nix::poll::PollTimeout;

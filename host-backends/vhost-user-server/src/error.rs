@@ -15,7 +15,7 @@ pub enum Error {
     Lost,
     /// An event descriptor could not be made
     #[error("No descriptor for events")]
-    Memory(#[from] guest_memory::Error),
+    Events(#[from] host_os::Error),
     /// The listening socket failed
     #[error("{call} failed on the socket")]
     Socket {

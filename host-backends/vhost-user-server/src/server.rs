@@ -7,9 +7,9 @@ use crate::ShutdownHandle;
 use crate::Statistics;
 use crate::connection::End;
 use crate::session::Session;
-use crate::session::error_chain;
 use crate::statistics::Shared;
 use device_model::Device;
+use host_os::error_chain;
 use nix::poll::PollFd;
 use nix::poll::PollFlags;
 use nix::poll::PollTimeout;
@@ -188,7 +188,7 @@ impl Server {
     fn run_session(
         &self,
         stream: (UnixStream, Option<UnixListener>),
-    ) -> Result<End, guest_memory::Error> {
+    ) -> Result<End, host_os::Error> {
         let identity = (self.options.name.clone(), self.options.polling);
         let (device, shutdown) = (self.device.clone(), self.shutdown.clone());
         let mut session = Session::new(stream, device, identity, shutdown, self.shared.clone())?;

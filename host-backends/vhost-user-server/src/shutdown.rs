@@ -1,7 +1,7 @@
 //! Asking a server to stop. One rule: once asked, for ever asked; the request cannot be lost or taken back.
 
 use crate::Error;
-use guest_memory::EventFd;
+use host_os::EventFd;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;

@@ -2,6 +2,7 @@
 //! session: a helper thread moves the bytes, with a deadline and a size limit.
 
 use device_model::Error;
+use host_os::sync::lock;
 use nix::fcntl::FcntlArg;
 use nix::fcntl::OFlag;
 use nix::poll::PollFd;
@@ -15,7 +16,6 @@ use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 use std::time::Instant;
@@ -52,12 +52,12 @@ struct Limit {
 
 impl Limit {
     fn left(&self) -> Duration {
-        let deadline = *self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
+        let deadline = *lock(&self.deadline);
         deadline.saturating_duration_since(Instant::now())
     }
 
     fn shorten(&self, time: Duration) {
-        let mut deadline = self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut deadline = lock(&self.deadline);
         *deadline = (*deadline).min(Instant::now() + time);
     }
 }

@@ -4,9 +4,9 @@ use crate::rate_limit::RateLimit;
 use crate::state_transfer::Helpers;
 use device_model::QueueCounters;
 use device_model::QueueStatistics;
+use host_os::sync::lock;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -67,10 +67,7 @@ impl Shared {
     /// Whether a line that the front-end caused may be logged; how many were not before it. The limit is the server's,
     /// so that connecting anew does not lift it.
     pub(crate) fn admit_log(&self) -> Option<u64> {
-        self.log_limit
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .admit()
+        lock(&self.log_limit).admit()
     }
 
     pub(crate) fn snapshot(&self) -> Statistics {

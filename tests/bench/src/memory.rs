@@ -10,13 +10,10 @@ use std::ptr::NonNull;
 
 use anyhow::Context;
 use anyhow::Result;
-use nix::sys::memfd::MFdFlags;
-use nix::sys::memfd::memfd_create;
 use nix::sys::mman::MapFlags;
 use nix::sys::mman::ProtFlags;
 use nix::sys::mman::mmap;
 use nix::sys::mman::munmap;
-use nix::unistd::ftruncate;
 
 /// A memfd, mapped and populated.
 pub struct SharedMemory {
@@ -28,8 +25,7 @@ pub struct SharedMemory {
 impl SharedMemory {
     /// Maps `len` bytes of fresh shared memory.
     pub fn new(len: usize) -> Result<Self> {
-        let fd = memfd_create("bench-ram", MFdFlags::MFD_CLOEXEC)?;
-        ftruncate(&fd, i64::try_from(len)?)?;
+        let fd = host_os::memfd::create("bench-ram", len as u64)?;
         let size = NonZeroUsize::new(len).context("memory of no bytes")?;
         let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         let flags = MapFlags::MAP_SHARED | MapFlags::MAP_POPULATE;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::Context;
 use anyhow::Result;
 use anyhow::ensure;
-use vhost_user_frontend::session::EventFd;
+use host_os::EventFd;
 use vhost_user_frontend::session::Memory;
 use vhost_user_frontend::session::QueueSetup;
 use vhost_user_frontend::session::Region;
@@ -65,7 +65,7 @@ impl Lane {
     #[inline]
     pub fn publish(&mut self) {
         if self.ring.publish() {
-            self.kick.signal();
+            self.kick.notify();
         }
     }
 }

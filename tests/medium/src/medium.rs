@@ -29,6 +29,7 @@ use fuser::ReplyWrite;
 use fuser::Request;
 use fuser::TimeOrNow;
 use fuser::WriteFlags;
+use host_os::sync::lock;
 use nix::mount::MntFlags;
 use std::ffi::OsStr;
 use std::io;
@@ -37,7 +38,6 @@ use std::sync::Arc;
 use std::sync::Condvar;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
-use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
@@ -90,13 +90,11 @@ struct Shared {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.changed
-            .wait(state)
-            .unwrap_or_else(PoisonError::into_inner)
+        host_os::sync::wait(&self.changed, state)
     }
 
     /// Waits while this kind is held, then says whether it fails.

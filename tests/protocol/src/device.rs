@@ -8,11 +8,10 @@ use device_model::Progress;
 use device_model::Queue;
 use device_model::QueueHandler;
 use guest_memory::GuestMemory;
+use host_os::sync::lock;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -86,10 +85,6 @@ impl EchoDevice {
             notify();
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Device for EchoDevice {

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::bail;
 use anyhow::ensure;
-use guest_memory::socket;
+use host_os::socket;
 use std::io::Read as _;
 use std::io::Write as _;
 use std::os::fd::AsFd;

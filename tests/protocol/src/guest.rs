@@ -5,13 +5,12 @@ use crate::DEADLINE;
 use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::ensure;
-use guest_memory::EventFd;
 use guest_memory::GuestMemory;
 use guest_memory::RegionSpec;
+use host_os::EventFd;
 use nix::poll::PollFd;
 use nix::poll::PollFlags;
 use nix::poll::PollTimeout;
-use nix::sys::memfd::MFdFlags;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
@@ -52,8 +51,7 @@ impl Guest {
 
     /// A region of `size` bytes, at most 16 MiB worth of rings and buffers being used of it.
     pub fn with_region(guest_addr: u64, user_addr: u64, size: u64) -> Result<Self> {
-        let file = nix::sys::memfd::memfd_create("guest", MFdFlags::MFD_CLOEXEC)?;
-        nix::unistd::ftruncate(&file, size.cast_signed())?;
+        let file = host_os::memfd::create("guest", size)?;
         let spec = RegionSpec {
             guest_addr,
             size,

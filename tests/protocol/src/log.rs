@@ -3,7 +3,8 @@
 
 use std::io;
 use std::sync::Mutex;
-use std::sync::PoisonError;
+
+use host_os::sync::lock;
 
 static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
@@ -19,7 +20,7 @@ pub fn listen() {
 
 /// The lines so far that hold `name` and `words`.
 pub fn heard(name: &str, words: &str) -> usize {
-    let lines = LINES.lock().unwrap_or_else(PoisonError::into_inner);
+    let lines = lock(&LINES);
     let fits = |line: &&String| line.contains(name) && line.contains(words);
     lines.iter().filter(fits).count()
 }
@@ -30,10 +31,7 @@ struct Line;
 impl io::Write for Line {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let line = String::from_utf8_lossy(bytes).into_owned();
-        LINES
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(line);
+        lock(&LINES).push(line);
         Ok(bytes.len())
     }
 

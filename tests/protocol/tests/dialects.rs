@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use anyhow::ensure;
-use guest_memory::EventFd;
+use host_os::EventFd;
 use protocol::Frontend;
 use protocol::Guest;
 use protocol::QueueShape;

@@ -12,8 +12,6 @@ use device_model::RingAddresses;
 use guest_memory::GuestMemory;
 use guest_memory::RegionSpec;
 use guest_memory::SharedMemory;
-use nix::sys::memfd::MFdFlags;
-use nix::sys::memfd::memfd_create;
 use nix::sys::uio::pwrite;
 use protocol::BackEnd;
 use protocol::Orders;
@@ -91,11 +89,7 @@ struct Shared {
 
 impl Shared {
     fn new(shape: Shape) -> Result<Self> {
-        let file = |name: &str, size: usize| -> Result<OwnedFd> {
-            let file = memfd_create(name, MFdFlags::MFD_CLOEXEC)?;
-            nix::unistd::ftruncate(&file, i64::try_from(size)?)?;
-            Ok(file)
-        };
+        let file = |name: &str, size: usize| host_os::memfd::create(name, size as u64);
         Self::map(shape, file("ram", RAM)?, file("area", shape.area_size())?)
     }
 

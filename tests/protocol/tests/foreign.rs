@@ -21,16 +21,16 @@ use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vmm_sys_util::eventfd::EventFd;
 
 /// A foreign eventfd and ours for the same counter. It travels over a socket, which needs no raw descriptors.
-fn event() -> Result<(EventFd, guest_memory::EventFd)> {
+fn event() -> Result<(EventFd, host_os::EventFd)> {
     use std::os::fd::AsFd as _;
     use vmm_sys_util::sock_ctrl_msg::ScmSocket as _;
     let foreign = EventFd::new(0)?;
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     theirs.send_with_fd(&b"x"[..], foreign.as_raw_fd())?;
     let mut fds = Vec::new();
-    guest_memory::socket::receive(ours.as_fd(), &mut [0], &mut fds)?;
+    host_os::socket::receive(ours.as_fd(), &mut [0], &mut fds)?;
     let fd = fds.pop().context("no descriptor")?;
-    Ok((foreign, guest_memory::EventFd::from_peer(fd)?))
+    Ok((foreign, host_os::EventFd::from_peer(fd)?))
 }
 
 fn region(guest: &Guest) -> VhostUserMemoryRegionInfo {
@@ -139,8 +139,7 @@ fn foreign_front_end_moves_memory_log_and_record() -> Result<()> {
     frontend.set_inflight_fd(&area, file.as_raw_fd())?;
     start(&mut frontend, &mut queue, 0)?;
     queue.echo(&guest, b"recorded")?;
-    let log = nix::sys::memfd::memfd_create("log", nix::sys::memfd::MFdFlags::empty())?;
-    nix::unistd::ftruncate(&log, 4096)?;
+    let log = host_os::memfd::create("log", 4096)?;
     let base = VhostUserDirtyLogRegion {
         mmap_size: 4096,
         mmap_offset: 0,

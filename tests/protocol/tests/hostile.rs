@@ -2,7 +2,7 @@
 //! memory. One rule: after each attack the same server serves the next front-end.
 
 use anyhow::Result;
-use guest_memory::EventFd;
+use host_os::EventFd;
 use protocol::DEADLINE;
 use protocol::Frontend;
 use protocol::Guest;
@@ -52,7 +52,7 @@ fn odd_descriptors() -> Result<Vec<OwnedFd>> {
     let (pipe, writer) = std::io::pipe()?;
     let (socket, peer) = std::os::unix::net::UnixStream::pair()?;
     let epoll = nix::sys::epoll::Epoll::new(nix::sys::epoll::EpollCreateFlags::empty())?;
-    let small = nix::sys::memfd::memfd_create("small", nix::sys::memfd::MFdFlags::empty())?;
+    let small = host_os::memfd::create("small", 0)?;
     Ok(vec![
         pipe.into(),
         writer.into(),
@@ -517,8 +517,7 @@ fn truncated_guest_memory_ends_that_connection_only() -> Result<()> {
 fn truncated_log_and_record_end_that_connection_only() -> Result<()> {
     let served = Served::new(1)?;
     let (mut frontend, guest, mut queue) = running(&served)?;
-    let log = nix::sys::memfd::memfd_create("log", nix::sys::memfd::MFdFlags::empty())?;
-    nix::unistd::ftruncate(&log, 8192)?;
+    let log = host_os::memfd::create("log", 8192)?;
     frontend.ask_log(
         LogBase {
             size: 8192,
@@ -560,8 +559,7 @@ fn truncate_the_record(served: &Served, shape: QueueShape) -> Result<()> {
     frontend.start_queue(&queue, shape.fresh_base())?;
     queue.echo(&guest, b"recorded")?;
     // Sealed against it, but for one that the front-end made itself.
-    let own = nix::sys::memfd::memfd_create("record", nix::sys::memfd::MFdFlags::empty())?;
-    nix::unistd::ftruncate(&own, (made.mmap_offset + made.mmap_size).cast_signed())?;
+    let own = host_os::memfd::create("record", made.mmap_offset + made.mmap_size)?;
     frontend.stop_queue(&queue)?;
     frontend.must(&M::SetInflightFd(made), &[own.as_fd()])?;
     let with_fd = VringFd::new(0, true);
@@ -594,8 +592,7 @@ fn log_that_cannot_hold_all_pages_is_refused() -> Result<()> {
     // REGRESSIONS row 30.
     let served = Served::new(1)?;
     let (mut frontend, guest, mut queue) = running(&served)?;
-    let log = nix::sys::memfd::memfd_create("log", nix::sys::memfd::MFdFlags::empty())?;
-    nix::unistd::ftruncate(&log, 8192)?;
+    let log = host_os::memfd::create("log", 8192)?;
     let bad = [
         (8, 0),
         (0, 0),
@@ -627,8 +624,7 @@ fn hostile_descriptors_while_logging_hurt_nobody() -> Result<()> {
     // REGRESSIONS row 29.
     let served = Served::new(1)?;
     let (mut frontend, guest, mut queue) = running(&served)?;
-    let log = nix::sys::memfd::memfd_create("log", nix::sys::memfd::MFdFlags::empty())?;
-    nix::unistd::ftruncate(&log, 8192)?;
+    let log = host_os::memfd::create("log", 8192)?;
     frontend.ask_log(
         LogBase {
             size: 4096,

@@ -3,7 +3,7 @@
 
 use anyhow::Context as _;
 use anyhow::Result;
-use guest_memory::EventFd;
+use host_os::EventFd;
 use protocol::EchoDevice;
 use protocol::Frontend;
 use protocol::Guest;

@@ -31,8 +31,7 @@ struct Migration {
 impl Migration {
     /// Hands in a log without switching it on.
     fn prepare(mut frontend: Frontend) -> Result<Self> {
-        let file = nix::sys::memfd::memfd_create("log", nix::sys::memfd::MFdFlags::empty())?;
-        nix::unistd::ftruncate(&file, LOG_BYTES.cast_signed())?;
+        let file = host_os::memfd::create("log", LOG_BYTES)?;
         let base = LogBase {
             size: LOG_BYTES,
             offset: 0,

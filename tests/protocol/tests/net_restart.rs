@@ -14,13 +14,10 @@ use protocol::QueueShape;
 use protocol::ServedCard;
 use protocol::eventually;
 use std::collections::HashMap;
-use std::os::fd::AsFd as _;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use vhost_user_frontend::session::EventFd;
 use vhost_user_frontend::session::QueueSetup;
 use vhost_user_frontend::session::Session;
 use vhost_user_frontend::session::SessionSpec;
@@ -156,11 +153,6 @@ impl Driver {
     }
 }
 
-fn share(fd: &guest_memory::EventFd) -> Result<Arc<EventFd>> {
-    let fd: OwnedFd = fd.as_fd().try_clone_to_owned()?;
-    Ok(Arc::new(EventFd::from(fd)))
-}
-
 fn setup(queue: &GuestQueue) -> Result<QueueSetup> {
     let [descriptors, driver, device] = queue.guest_areas;
     Ok(QueueSetup {
@@ -169,8 +161,8 @@ fn setup(queue: &GuestQueue) -> Result<QueueSetup> {
         descriptors,
         driver,
         device,
-        kick: share(&queue.kick)?,
-        call: share(&queue.call)?,
+        kick: Arc::new(queue.kick.try_clone()?),
+        call: Arc::new(queue.call.try_clone()?),
         base: None,
     })
 }

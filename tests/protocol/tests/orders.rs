@@ -2,7 +2,7 @@
 //! is one thing: the server goes on.
 
 use anyhow::Result;
-use guest_memory::EventFd;
+use host_os::EventFd;
 use protocol::Guest;
 use protocol::QueueShape;
 use protocol::Served;

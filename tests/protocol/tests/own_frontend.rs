@@ -10,15 +10,12 @@ use protocol::QueueShape;
 use protocol::Served;
 use protocol::eventually;
 use std::fs::File;
-use std::os::fd::AsFd;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use vhost_user_frontend::Error;
 use vhost_user_frontend::session::DirtyLog;
-use vhost_user_frontend::session::EventFd;
 use vhost_user_frontend::session::Events;
 use vhost_user_frontend::session::QueueSetup;
 use vhost_user_frontend::session::Session;
@@ -93,11 +90,6 @@ impl Fixture {
     }
 }
 
-fn share(fd: &impl AsFd) -> Result<Arc<EventFd>> {
-    let fd: OwnedFd = fd.as_fd().try_clone_to_owned()?;
-    Ok(Arc::new(EventFd::from(fd)))
-}
-
 fn setup(queue: &GuestQueue, base: Option<u32>) -> Result<QueueSetup> {
     let [descriptors, driver, device] = queue.guest_areas;
     Ok(QueueSetup {
@@ -106,8 +98,8 @@ fn setup(queue: &GuestQueue, base: Option<u32>) -> Result<QueueSetup> {
         descriptors,
         driver,
         device,
-        kick: share(&queue.kick)?,
-        call: share(&queue.call)?,
+        kick: Arc::new(queue.kick.try_clone()?),
+        call: Arc::new(queue.call.try_clone()?),
         base,
     })
 }
@@ -273,11 +265,8 @@ fn a_broken_ring_is_reported_and_a_reset_mends_it() -> Result<()> {
 #[test]
 fn a_dirty_log_shows_what_the_device_wrote() -> Result<()> {
     let (fixture, mut queue) = Fixture::running(QueueShape::SPLIT)?;
-    let flags = nix::sys::memfd::MFdFlags::MFD_CLOEXEC;
-    let fd = nix::sys::memfd::memfd_create("log", flags)?;
     let size = (fixture.guest.spec.guest_addr + fixture.guest.spec.size) / 4096 / 8;
-    nix::unistd::ftruncate(&fd, size.cast_signed())?;
-    let file = Arc::new(File::from(fd));
+    let file = Arc::new(File::from(host_os::memfd::create("log", size)?));
     let log = DirtyLog {
         file: Arc::clone(&file),
         offset: 0,

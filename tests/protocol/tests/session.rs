@@ -347,7 +347,7 @@ fn call_descriptor_is_replaced_while_the_ring_runs() -> Result<()> {
     let served = Served::new(1)?;
     let (mut frontend, guest, mut queue) = running(&served, QueueShape::SPLIT)?;
     for _ in 0..20 {
-        queue.call = guest_memory::EventFd::new()?;
+        queue.call = host_os::EventFd::new()?;
         let message = M::SetVringCall(VringFd::new(0, true));
         frontend.must(&message, &[queue.call.as_fd()])?;
         queue.echo(&guest, b"new bell")?;

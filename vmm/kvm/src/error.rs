@@ -22,14 +22,9 @@ pub enum Error {
         /// What the kernel said.
         source: std::io::Error,
     },
-    /// Guest memory could not be made.
-    #[error("{step} for guest memory failed: {source}")]
-    Memory {
-        /// The system call.
-        step: &'static str,
-        /// What the kernel said.
-        source: nix::errno::Errno,
-    },
+    /// Guest memory could not be made or used.
+    #[error("Guest memory cannot be used")]
+    Memory(#[source] host_os::Error),
     /// An access or a slot lies outside its memory.
     #[error("Range {offset:#x}+{len:#x} lies outside the memory")]
     OutOfRange {
@@ -41,6 +36,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// Wraps an error number of a system call on guest memory.
+    pub(crate) fn memory(call: &'static str) -> impl FnOnce(nix::errno::Errno) -> Self {
+        move |errno| {
+            Self::Memory(host_os::Error::System {
+                call,
+                source: errno.into(),
+            })
+        }
+    }
+
     /// Wraps an error number of `kvm-ioctls` with the request's name.
     pub(crate) fn request(request: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Self {
         move |error| Self::Request {

@@ -11,8 +11,7 @@ mod vcpu;
 mod vm;
 
 pub use error::Error;
-pub use event::EventFd;
-pub use memory::SharedMemory;
+pub use memory::GuestRam;
 pub use state::IrqchipState;
 pub use state::VcpuState;
 pub use vcpu::Exit;

@@ -7,16 +7,12 @@
 use core::ffi::c_void;
 use core::num::NonZeroUsize;
 use core::ptr::NonNull;
-use std::ffi::CStr;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
 use nix::fcntl::FallocateFlags;
-use nix::fcntl::FcntlArg;
-use nix::fcntl::SealFlag;
-use nix::sys::memfd::MFdFlags;
 use nix::sys::mman::MapFlags;
 use nix::sys::mman::MmapAdvise;
 use nix::sys::mman::ProtFlags;
@@ -26,35 +22,26 @@ use crate::Result;
 
 /// A shared, sealed, zero-filled memory object, mapped for as long as this value lives.
 #[derive(Debug)]
-pub struct SharedMemory {
+pub struct GuestRam {
     fd: OwnedFd,
     address: NonNull<c_void>,
     len: usize,
 }
 
 // SAFETY: the address is a number handed to KVM and to backends; this type never dereferences it.
-unsafe impl Send for SharedMemory {}
+unsafe impl Send for GuestRam {}
 // SAFETY: as for Send: all methods are system calls on the descriptor, which the kernel serialises.
-unsafe impl Sync for SharedMemory {}
+unsafe impl Sync for GuestRam {}
 
-impl SharedMemory {
+impl GuestRam {
     /// Makes `len` bytes (a multiple of the page size) of zeroes. The object can neither shrink nor grow later, so
     /// that no holder of the descriptor can pull the memory from under the others.
-    pub fn new(name: &CStr, len: u64) -> Result<Self> {
-        let step = |step| move |source| Error::Memory { step, source };
+    pub fn new(name: &str, len: u64) -> Result<Self> {
         let size = usize::try_from(len)
             .ok()
             .and_then(NonZeroUsize::new)
             .ok_or(Error::OutOfRange { offset: 0, len })?;
-        let file_len = i64::try_from(len).map_err(|_| Error::OutOfRange { offset: 0, len })?;
-        let fd = nix::sys::memfd::memfd_create(
-            name,
-            MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING,
-        )
-        .map_err(step("memfd_create"))?;
-        nix::unistd::ftruncate(&fd, file_len).map_err(step("ftruncate"))?;
-        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
-        nix::fcntl::fcntl(&fd, FcntlArg::F_ADD_SEALS(seals)).map_err(step("F_ADD_SEALS"))?;
+        let fd = host_os::memfd::create_sealed(name, len).map_err(Error::Memory)?;
         // SAFETY: a new mapping at an address of the kernel's choice replaces nothing.
         let address = unsafe {
             nix::sys::mman::mmap(
@@ -66,7 +53,7 @@ impl SharedMemory {
                 0,
             )
         }
-        .map_err(step("mmap"))?;
+        .map_err(Error::memory("mmap"))?;
         // Huge pages are a wish: kernels without them for shared memory say no, and the VM runs all the same.
         // SAFETY: the range is the mapping just made, and the advice does not change its content.
         let _ = unsafe { nix::sys::mman::madvise(address, size.get(), MmapAdvise::MADV_HUGEPAGE) };
@@ -109,12 +96,7 @@ impl SharedMemory {
                     rest = rest.get_mut(done..).unwrap_or_default();
                 }
                 Err(Errno::EINTR) => {}
-                Err(source) => {
-                    return Err(Error::Memory {
-                        step: "pread",
-                        source,
-                    });
-                }
+                Err(errno) => return Err(Error::memory("pread")(errno)),
             }
         }
         Ok(())
@@ -132,12 +114,7 @@ impl SharedMemory {
                     rest = rest.get(done..).unwrap_or_default();
                 }
                 Err(Errno::EINTR) => {}
-                Err(source) => {
-                    return Err(Error::Memory {
-                        step: "pwrite",
-                        source,
-                    });
-                }
+                Err(errno) => return Err(Error::memory("pwrite")(errno)),
             }
         }
         Ok(())
@@ -157,10 +134,7 @@ impl SharedMemory {
             return Ok(());
         }
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        nix::fcntl::fallocate(&self.fd, flags, at, len).map_err(|source| Error::Memory {
-            step: "fallocate",
-            source,
-        })
+        nix::fcntl::fallocate(&self.fd, flags, at, len).map_err(Error::memory("fallocate"))
     }
 
     /// The file offset of a range that lies inside the memory.
@@ -182,7 +156,7 @@ impl SharedMemory {
     }
 }
 
-impl Drop for SharedMemory {
+impl Drop for GuestRam {
     fn drop(&mut self) {
         // SAFETY: the range is our own mapping; memory slots hold an Arc of this value, so no VM uses it any more.
         let _ = unsafe { nix::sys::mman::munmap(self.address, self.len) };
@@ -195,7 +169,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back_and_zeroing_clears_it() {
-        let memory = SharedMemory::new(c"test", 0x4000).unwrap();
+        let memory = GuestRam::new("test", 0x4000).unwrap();
         memory.write(0xffe, &[1, 2, 3, 4]).unwrap();
         let mut out = [0; 4];
         memory.read(0xffe, &mut out).unwrap();
@@ -207,7 +181,7 @@ mod tests {
 
     #[test]
     fn accesses_outside_are_refused() {
-        let memory = SharedMemory::new(c"test", 0x1000).unwrap();
+        let memory = GuestRam::new("test", 0x1000).unwrap();
         assert!(memory.write(0xfff, &[0, 0]).is_err());
         assert!(memory.read(u64::MAX, &mut [0]).is_err());
         assert!(memory.zero(0, 0x1001).is_err());
@@ -216,7 +190,7 @@ mod tests {
 
     #[test]
     fn nobody_can_shrink_the_memory() {
-        let memory = SharedMemory::new(c"test", 0x2000).unwrap();
+        let memory = GuestRam::new("test", 0x2000).unwrap();
         assert_eq!(nix::unistd::ftruncate(memory.fd(), 0), Err(Errno::EPERM));
     }
 }

@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::PoisonError;
 
+use host_os::EventFd;
+use host_os::sync::lock;
 use kvm_bindings::KVM_IRQ_ROUTING_IRQCHIP;
 use kvm_bindings::KVM_IRQ_ROUTING_MSI;
 use kvm_bindings::KVM_IRQCHIP_IOAPIC;
@@ -28,11 +29,11 @@ use kvm_ioctls::NoDatamatch;
 use kvm_ioctls::VmFd;
 
 use crate::Error;
-use crate::EventFd;
+use crate::GuestRam;
 use crate::Result;
-use crate::SharedMemory;
 use crate::Vcpu;
 use crate::cpuid::CpuidEntry;
+use crate::event;
 
 const DEVICE: &str = "/dev/kvm";
 
@@ -152,7 +153,7 @@ pub enum DoorbellValue {
 }
 
 /// The memory behind a VM's slots; the VM and each of its vCPUs keep it mapped.
-pub(crate) type Slots = Arc<Mutex<Vec<Arc<SharedMemory>>>>;
+pub(crate) type Slots = Arc<Mutex<Vec<Arc<GuestRam>>>>;
 
 /// One virtual machine.
 pub struct Vm {
@@ -165,7 +166,7 @@ impl Vm {
     pub fn add_memory(
         &self,
         guest_addr: u64,
-        memory: &Arc<SharedMemory>,
+        memory: &Arc<GuestRam>,
         offset: u64,
         len: u64,
     ) -> Result<()> {
@@ -175,7 +176,7 @@ impl Vm {
         if !inside {
             return Err(Error::OutOfRange { offset, len });
         }
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = lock(&self.slots);
         let region = kvm_userspace_memory_region {
             slot: u32::try_from(slots.len()).map_err(|_| Error::Missing("memory slots"))?,
             flags: 0,
@@ -228,15 +229,13 @@ impl Vm {
 
     /// Signals of `event` raise `gsi` from now on; a signal that already waits raises it at once.
     pub fn add_irqfd(&self, event: &EventFd, gsi: u32) -> Result<()> {
-        self.fd
-            .register_irqfd(event.inner(), gsi)
+        event::lend(event, |fd| self.fd.register_irqfd(fd, gsi))
             .map_err(Error::request("KVM_IRQFD"))
     }
 
     /// Undoes [`Vm::add_irqfd`].
     pub fn remove_irqfd(&self, event: &EventFd, gsi: u32) -> Result<()> {
-        self.fd
-            .unregister_irqfd(event.inner(), gsi)
+        event::lend(event, |fd| self.fd.unregister_irqfd(fd, gsi))
             .map_err(Error::request("KVM_IRQFD"))
     }
 
@@ -254,11 +253,11 @@ impl Vm {
         value: DoorbellValue,
         event: &EventFd,
     ) -> Result<()> {
-        let (fd, at) = (event.inner(), io_address(address));
-        match value {
+        let at = io_address(address);
+        event::lend(event, |fd| match value {
             DoorbellValue::Any => self.fd.register_ioevent(fd, &at, NoDatamatch),
             DoorbellValue::Word(word) => self.fd.register_ioevent(fd, &at, word),
-        }
+        })
         .map_err(Error::request("KVM_IOEVENTFD"))
     }
 
@@ -269,11 +268,11 @@ impl Vm {
         value: DoorbellValue,
         event: &EventFd,
     ) -> Result<()> {
-        let (fd, at) = (event.inner(), io_address(address));
-        match value {
+        let at = io_address(address);
+        event::lend(event, |fd| match value {
             DoorbellValue::Any => self.fd.unregister_ioevent(fd, &at, NoDatamatch),
             DoorbellValue::Word(word) => self.fd.unregister_ioevent(fd, &at, word),
-        }
+        })
         .map_err(Error::request("KVM_IOEVENTFD"))
     }
 

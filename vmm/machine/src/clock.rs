@@ -6,8 +6,9 @@ use std::sync::Mutex;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
+use host_os::sync::lock;
+
 use crate::bus::PortDevice;
-use crate::lock;
 
 /// Status B: 24-hour mode, BCD.
 const STATUS_B: u8 = 0x02;

@@ -4,11 +4,11 @@
 
 use std::sync::Arc;
 
+use host_os::EventFd;
 use kvm::DoorbellAddress;
 use kvm::DoorbellValue;
 use kvm::Vm;
 
-use crate::EventFd;
 use crate::Result;
 
 /// Which writes ring a doorbell.

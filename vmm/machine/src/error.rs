@@ -28,7 +28,7 @@ pub enum Error {
     PciFull(&'static str),
     /// An event descriptor could not be made.
     #[error("Cannot make an event descriptor: {0}")]
-    EventFd(std::io::Error),
+    EventFd(host_os::Error),
     /// A thread could not be started.
     #[error("Cannot start a thread: {0}")]
     Thread(std::io::Error),

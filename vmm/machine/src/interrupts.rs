@@ -6,14 +6,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 
+use host_os::EventFd;
+use host_os::sync::lock;
 use kvm::Route;
 use kvm::Vm;
 
 use crate::Error;
-use crate::EventFd;
 use crate::Result;
 use crate::layout::IOAPIC_LINES;
-use crate::lock;
 
 /// Address and data of a message-signalled interrupt, as the guest wrote them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

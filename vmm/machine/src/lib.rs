@@ -16,17 +16,12 @@ pub mod ram;
 mod serial;
 mod vcpu;
 
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
-
 pub use doorbells::DoorbellMatch;
 pub use doorbells::Doorbells;
 pub use error::Error;
 pub use interrupts::InterruptLine;
 pub use interrupts::Interrupts;
 pub use interrupts::MsiMessage;
-pub use kvm::EventFd;
 pub use machine::Controls;
 pub use machine::Entry;
 pub use machine::Machine;
@@ -37,8 +32,3 @@ pub use ram::RamRegion;
 
 /// The result of everything in this crate.
 pub type Result<T> = core::result::Result<T, Error>;
-
-/// Locks; a thread that panicked while it held the lock left plain data behind, which stays usable.
-pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}

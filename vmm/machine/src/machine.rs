@@ -12,6 +12,7 @@ use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use host_os::EventFd;
 use kvm::Hypervisor;
 use kvm::IrqchipState;
 use kvm::Vcpu;
@@ -21,7 +22,6 @@ use kvm::cpuid::Processors;
 
 use crate::Doorbells;
 use crate::Error;
-use crate::EventFd;
 use crate::Interrupts;
 use crate::Ram;
 use crate::Result;

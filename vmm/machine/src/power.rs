@@ -7,11 +7,11 @@ use std::sync::Mutex;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
 
+use host_os::sync::lock;
 use kvm::Vm;
 
 use crate::bus::PortDevice;
 use crate::layout;
-use crate::lock;
 
 /// Why the machine stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use kvm::SharedMemory;
+use kvm::GuestRam;
 
 use crate::Error;
 use crate::Result;
@@ -30,7 +30,7 @@ pub struct RamRegion {
 /// The guest's memory. Cheap to share; lives as long as any holder.
 #[derive(Debug)]
 pub struct Ram {
-    memory: Arc<SharedMemory>,
+    memory: Arc<GuestRam>,
     regions: Vec<RamRegion>,
 }
 
@@ -40,7 +40,7 @@ impl Ram {
         if size == 0 || !size.is_multiple_of(GRANULE) || size > layout::MAX_RAM {
             return Err(Error::MemorySize(size));
         }
-        let memory = Arc::new(SharedMemory::new(c"paravane-ram", size)?);
+        let memory = Arc::new(GuestRam::new("paravane-ram", size)?);
         let host = memory.host_address();
         let low = size.min(layout::LOW_RAM_END);
         let mut regions = vec![RamRegion {
@@ -115,7 +115,7 @@ impl Ram {
     }
 
     /// The memory object, for KVM's memory slots.
-    pub(crate) fn memory(&self) -> &Arc<SharedMemory> {
+    pub(crate) fn memory(&self) -> &Arc<GuestRam> {
         &self.memory
     }
 

@@ -7,13 +7,13 @@ use std::sync::Condvar;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use host_os::EventFd;
+use host_os::sync::lock;
 use vm_superio::Serial;
 use vm_superio::Trigger;
 use vm_superio::serial::NoEvents;
 
-use crate::EventFd;
 use crate::bus::PortDevice;
-use crate::lock;
 
 /// Raises the port's interrupt line.
 pub(crate) struct Irq(pub(crate) EventFd);
@@ -22,7 +22,7 @@ impl Trigger for Irq {
     type E = core::convert::Infallible;
 
     fn trigger(&self) -> Result<(), Self::E> {
-        self.0.signal();
+        self.0.notify();
         Ok(())
     }
 }

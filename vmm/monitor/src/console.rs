@@ -6,9 +6,9 @@
 use std::io::IsTerminal;
 use std::io::Read;
 use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::time::Duration;
 
+use host_os::sync::lock;
 use machine::Controls;
 use nix::sys::signal::SigSet;
 use nix::sys::signal::Signal;
@@ -67,7 +67,7 @@ pub(crate) fn take() {
     if !stdin.is_terminal() || !foreground() {
         return;
     }
-    let mut before = BEFORE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut before = lock(&BEFORE);
     let Ok(now) = termios::tcgetattr(&stdin) else {
         return;
     };

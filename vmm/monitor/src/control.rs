@@ -5,7 +5,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::PoisonError;
 use std::sync::Weak;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -16,6 +15,7 @@ use control_lines::Answer;
 use control_lines::Answers;
 use control_lines::Reply;
 use control_lines::prometheus::Exposition;
+use host_os::sync::lock;
 use machine::Controls;
 use serde::Deserialize;
 use serde_json::Map;
@@ -176,7 +176,7 @@ impl VmControl {
     fn status(&self) -> Value {
         let devices: Vec<_> = self.devices.iter().map(DeviceEntry::status).collect();
         let daemons = self.daemons.as_ref().map(|roll| {
-            let roll = roll.lock().unwrap_or_else(PoisonError::into_inner);
+            let roll = lock(roll);
             roll.values().map(|daemon| json!(daemon)).collect()
         });
         json!({
@@ -228,7 +228,7 @@ impl VmControl {
             text.add("vm_device", &labels, &entry.metrics(), GAUGES);
         }
         if let Some(roll) = &self.daemons {
-            let roll = roll.lock().unwrap_or_else(PoisonError::into_inner);
+            let roll = lock(roll);
             for daemon in roll.values() {
                 let labels = [vm, ("daemon", daemon.name.as_str())];
                 let numbers = json!({"running": daemon.pid.is_some(), "restarts": daemon.restarts});

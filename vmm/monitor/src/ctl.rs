@@ -2,14 +2,13 @@
 //!
 //! One rule: the answer goes to standard output as it can be read by a program; why there is none to standard error.
 
-use std::io::ErrorKind;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use control_lines::Reply;
+use host_os::exit::sysexits as exit;
 
-use crate::exit;
 use crate::home;
 
 /// How long an answer may take.
@@ -46,12 +45,9 @@ pub(crate) fn run(options: &CtlOptions) -> u8 {
 
 /// Writes to standard output; returns `code`, or that of a failure. A reader that has read enough is none.
 pub(crate) fn say(text: &str, code: u8) -> u8 {
-    match host_os::output::print(text) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            host_os::tell!("paravane: Cannot write to standard output: {error}");
-            exit::OUTPUT
-        }
-        _ => code,
+    match host_os::exit::print("paravane", text) {
+        Ok(()) => code,
+        Err(_) => exit::OUTPUT,
     }
 }
 

@@ -18,12 +18,13 @@ use std::process::Command;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use host_os::exit::sysexits as exit;
+use host_os::sync::lock;
 use nix::fcntl::FcntlArg;
 use nix::fcntl::FdFlag;
 use nix::fcntl::fcntl;
@@ -35,7 +36,6 @@ use toml::Value;
 use crate::devices::Device;
 use crate::devices::Kind;
 use crate::devices::Source;
-use crate::exit;
 use crate::home;
 use crate::home::Home;
 use crate::vm_config::VmConfig;
@@ -317,7 +317,7 @@ impl Daemons {
             }
             if !ending.load(Ordering::Acquire) {
                 tracing::error!("the process that keeps the daemons was killed, and they with it");
-                let mut roll = roll.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut roll = lock(&roll);
                 roll.values_mut().for_each(|daemon| daemon.pid = None);
             }
         };
@@ -359,7 +359,7 @@ fn next(output: &mut BufReader<ChildStdout>) -> Option<Notice> {
 }
 
 fn enter(roll: &Roll, notice: Notice) {
-    let mut roll = roll.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut roll = lock(roll);
     match notice {
         Notice::Started { daemon, pid } => {
             if let Some(entry) = roll.get_mut(&daemon) {

@@ -16,13 +16,14 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
-use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Duration;
 use std::time::Instant;
 
+use host_os::exit::sysexits as exit;
+use host_os::sync::lock;
 use nix::sys::signal::Signal;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
@@ -30,7 +31,6 @@ use nix::unistd::Pid;
 use crate::daemons::DaemonPlan;
 use crate::daemons::Notice;
 use crate::daemons::Plan;
-use crate::exit;
 use crate::home;
 use crate::status::Event;
 use crate::status::Status;
@@ -131,7 +131,7 @@ impl Kept {
     }
 
     fn life(&self) -> MutexGuard<'_, Life> {
-        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.life)
     }
 
     fn stopping(&self) -> bool {

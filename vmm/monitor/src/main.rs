@@ -7,7 +7,6 @@ mod control;
 mod ctl;
 mod daemons;
 mod devices;
-mod exit;
 mod home;
 mod keeper;
 mod loader;
@@ -26,6 +25,7 @@ use std::path::PathBuf;
 use clap::CommandFactory;
 use clap::Parser;
 use clap::Subcommand;
+use host_os::exit::sysexits as exit;
 
 use crate::ctl::CtlOptions;
 use crate::options::RunOptions;

@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use clap::Args;
 use clap::ValueEnum;
+use host_os::ByteSize;
 use serde::Deserialize;
 use toml::Table;
 
@@ -108,9 +109,9 @@ pub(crate) struct RunOptions {
     /// Kernel command line.
     #[arg(long, value_name = "TEXT")]
     pub(crate) cmdline: Option<String>,
-    /// RAM: a number with K, M, G or T (a bare number means MiB) [default: 512M].
+    /// RAM: bytes, or a number with K, M, G or T (powers of 1024) [default: 512M].
     #[arg(long, value_name = "SIZE")]
-    pub(crate) memory: Option<Size>,
+    pub(crate) memory: Option<ByteSize>,
     /// Number of vCPUs [default: 1].
     #[arg(long, value_name = "N")]
     pub(crate) cpus: Option<u32>,
@@ -160,38 +161,6 @@ pub(crate) struct RunOptions {
     #[arg(long)]
     #[serde(skip)]
     pub(crate) json: bool,
-}
-
-/// Bytes of memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub(crate) struct Size(pub(crate) u64);
-
-impl FromStr for Size {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is not a size such as 512M or 2G");
-        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let suffix = text.get(digits.len()..).unwrap_or_default();
-        let shift = match suffix.to_ascii_uppercase().as_str() {
-            "K" | "KIB" => 10,
-            "" | "M" | "MIB" => 20,
-            "G" | "GIB" => 30,
-            "T" | "TIB" => 40,
-            _ => return Err(wrong()),
-        };
-        let number: u64 = digits.parse().map_err(|_| wrong())?;
-        number.checked_mul(1 << shift).map(Self).ok_or_else(wrong)
-    }
-}
-
-impl TryFrom<String> for Size {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
 }
 
 /// Where the serial port goes.

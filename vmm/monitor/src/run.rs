@@ -11,6 +11,8 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use host_os::error_chain;
+use host_os::exit::sysexits as exit;
 use host_os::privileges::Identity;
 use machine::Entry;
 use machine::Machine;
@@ -27,7 +29,6 @@ use crate::control::VmControl;
 use crate::daemons;
 use crate::devices::Device;
 use crate::devices::Kind;
-use crate::exit;
 use crate::home;
 use crate::home::Home;
 use crate::loader;
@@ -75,9 +76,7 @@ pub(crate) enum Error {
         source: std::io::Error,
     },
     #[error(transparent)]
-    Identity(#[from] host_os::Error),
-    #[error(transparent)]
-    Sandbox(#[from] sandbox::Error),
+    Os(#[from] host_os::Error),
     #[error("{0}")]
     Guest(String),
 }
@@ -86,7 +85,7 @@ impl Error {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) => exit::USAGE,
-            Self::Identity(error) if error.is_usage() => exit::USAGE,
+            Self::Os(error) if error.is_usage() => exit::USAGE,
             Self::Load(_) | Self::Serial { .. } => exit::NO_INPUT,
             Self::Machine(machine::Error::Cpus { .. }) => exit::USAGE,
             Self::Home(home::Error::Taken(_) | home::Error::Name(_)) => exit::USAGE,
@@ -96,8 +95,7 @@ impl Error {
             | Self::Control(_)
             | Self::Device { .. }
             | Self::Process { .. }
-            | Self::Identity(_)
-            | Self::Sandbox(_) => exit::UNAVAILABLE,
+            | Self::Os(_) => exit::UNAVAILABLE,
             Self::Guest(_) => exit::FAILED,
         }
     }
@@ -122,7 +120,7 @@ pub(crate) fn run(options: RunOptions) -> u8 {
         }
         Err(error) => {
             let exit_code = error.exit_code();
-            let message = &chain(&error);
+            let message = &error_chain(&error);
             status.report(&Event::Error { message, exit_code });
             exit_code
         }
@@ -136,20 +134,6 @@ pub(crate) fn after_panic(thread: &str) {
         console::restore();
         std::process::exit(i32::from(exit::FAILED));
     }
-}
-
-/// The error with its causes. Some messages repeat their cause already; those are not said twice.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let more = cause.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        next = cause.source();
-    }
-    text
 }
 
 /// Warnings go to standard error; PARAVANE_LOG chooses more.
@@ -172,7 +156,7 @@ fn run_to_end(options: RunOptions, status: Status) -> Result<(&'static str, u8),
     let identity = Identity::find(config.user.as_deref(), config.group.as_deref())?;
     // Dropped after the machine, whose devices let their backends finish what is in flight.
     let mut surroundings = Surroundings::make(&config, identity.as_ref(), status)?;
-    let signals = signals::block().map_err(|error| process("signals")(error.into()))?;
+    let signals = signals::block()?;
     let mut machine = Machine::new(MachineSpec {
         memory: config.memory,
         cpus: config.cpus,

@@ -6,22 +6,13 @@
 use std::path::Path;
 use std::path::PathBuf;
 
+use host_os::Error;
+use host_os::file_access::Enforcement;
+use host_os::file_access::FileAccess;
 use host_os::filter::Filter;
-use landlock::ABI;
-use landlock::Access;
-use landlock::AccessFs;
-use landlock::PathBeneath;
-use landlock::PathFd;
-use landlock::Ruleset;
-use landlock::RulesetAttr;
-use landlock::RulesetCreatedAttr;
-use landlock::RulesetStatus;
-use landlock::Scope;
+use host_os::filter::Refusal;
 use libc::c_long;
-use seccompiler::SeccompAction;
 
-/// The newest Landlock whose rights are asked for; an older kernel enforces what it knows.
-const LANDLOCK: ABI = ABI::V6;
 /// ioctl numbers carry their driver's letter in bits 15 to 8.
 const IOCTL_DRIVER: u64 = 0xff00;
 const IOCTL_KVM: u64 = 0xae00;
@@ -43,6 +34,8 @@ const CALLS: &[c_long] = &[
     libc::SYS_writev,
     libc::SYS_pread64,
     libc::SYS_pwrite64,
+    // How an eventfd is drained.
+    libc::SYS_preadv2,
     libc::SYS_lseek,
     libc::SYS_close,
     libc::SYS_statx,
@@ -106,41 +99,21 @@ const CALLS: &[c_long] = &[
     libc::SYS_exit_group,
 ];
 
-/// Why the cage cannot be closed.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
-    #[error("Cannot confine files: {0}")]
-    Landlock(#[from] landlock::RulesetError),
-    #[error("Cannot confine files: {0}")]
-    Path(#[from] landlock::PathFdError),
-    #[error(transparent)]
-    Seccomp(#[from] host_os::Error),
-}
-
 /// Closes the cage around this thread and all that it starts. Only `readable` files can be opened from now on, and only
 /// `home` with the files in it can be removed.
 pub(crate) fn close(readable: &[&PathBuf], home: Option<&Path>) -> Result<(), Error> {
     // Both are prepared before either is closed.
     let filter = filter()?;
-    let mut rules = Ruleset::default()
-        .handle_access(AccessFs::from_all(LANDLOCK))?
-        .scope(Scope::from_all(LANDLOCK))?
-        .create()?;
-    for path in readable {
-        rules = rules.add_rule(PathBeneath::new(PathFd::new(path)?, AccessFs::ReadFile))?;
-    }
+    let mut files = FileAccess::new();
+    readable.iter().for_each(|path| files.read(path));
     if let Some(home) = home {
-        let rights = AccessFs::ReadDir | AccessFs::RemoveFile;
-        rules = rules.add_rule(PathBeneath::new(PathFd::new(home)?, rights))?;
-        let parent = home.parent().unwrap_or(home);
-        rules = rules.add_rule(PathBeneath::new(PathFd::new(parent)?, AccessFs::RemoveDir))?;
+        files.remove_directory(home);
     }
-    let status = rules.restrict_self()?;
-    if status.ruleset == RulesetStatus::NotEnforced {
+    if files.enter()? == Enforcement::None {
         tracing::warn!("this kernel has no Landlock: files are confined by permissions alone");
     }
     // What is refused is told before it ends the process: a call that was not thought of must not pass for a crash.
-    Ok(filter.enter(SeccompAction::Trap)?)
+    filter.enter(Refusal::Trap)
 }
 
 fn filter() -> Result<Filter, Error> {

@@ -112,7 +112,7 @@ fn a_panic_in_a_thread_that_a_vm_needs_tells_itself_and_ends_the_process_with_it
     );
     assert_eq!(
         output.status.code(),
-        Some(i32::from(crate::exit::FAILED)),
+        Some(i32::from(host_os::exit::sysexits::FAILED)),
         "{said}"
     );
 }

@@ -7,13 +7,13 @@
 
 use std::time::Duration;
 
+use host_os::exit::sysexits as exit;
+use host_os::signals::Signals;
 use machine::Controls;
-use nix::sys::signal::SigSet;
 use nix::sys::signal::Signal;
 use nix::sys::signal::raise;
 
 use crate::console;
-use crate::exit;
 use crate::status::Event;
 use crate::status::Status;
 
@@ -24,27 +24,21 @@ const STOP_MOST: Duration = Duration::from_secs(5);
 const ENDS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
 
 /// Blocks the signals; call before any thread starts.
-pub(crate) fn block() -> nix::Result<SigSet> {
-    let mut set = SigSet::empty();
-    for signal in ENDS {
-        set.add(signal);
-    }
-    set.add(Signal::SIGTSTP);
-    set.add(Signal::SIGCONT);
-    set.thread_block()?;
-    Ok(set)
+pub(crate) fn block() -> Result<Signals, host_os::Error> {
+    let [term, int, hup] = ENDS;
+    Signals::block(&[term, int, hup, Signal::SIGTSTP, Signal::SIGCONT])
 }
 
 /// Starts the thread that waits for the signals.
 pub(crate) fn watch(
-    set: SigSet,
+    signals: Signals,
     controls: Controls,
     patience: Duration,
     status: Status,
     terminal: bool,
 ) -> std::io::Result<()> {
     let wait = move || {
-        if wait_for_end(&set, terminal).is_err() {
+        if wait_for_end(&signals, terminal).is_err() {
             return;
         }
         let heard = controls.press_power_button();
@@ -52,7 +46,7 @@ pub(crate) fn watch(
         if heard {
             end_later(controls.clone(), patience, status);
             // A second signal ends the wait.
-            let _ = wait_for_end(&set, terminal);
+            let _ = wait_for_end(&signals, terminal);
         }
         stop(&controls, status);
     };
@@ -63,13 +57,13 @@ pub(crate) fn watch(
 }
 
 /// Waits for a signal that asks for the end, and hands the terminal over and takes it back meanwhile.
-fn wait_for_end(set: &SigSet, terminal: bool) -> nix::Result<()> {
+fn wait_for_end(signals: &Signals, terminal: bool) -> Result<(), host_os::Error> {
     loop {
-        match set.wait()? {
+        match signals.wait()? {
             Signal::SIGTSTP => {
                 console::restore();
                 // Stops the process, as SIGTSTP would have; on goes it by SIGCONT.
-                raise(Signal::SIGSTOP)?;
+                let _ = raise(Signal::SIGSTOP);
             }
             Signal::SIGCONT if terminal => console::take(),
             Signal::SIGCONT => {}

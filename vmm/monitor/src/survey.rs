@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use control_lines::Reply;
 use control_lines::prometheus::Exposition;
+use host_os::exit::sysexits as exit;
 use serde_json::Value;
 use serde_json::json;
 
 use crate::ctl;
-use crate::exit;
 use crate::home;
 
 /// How long one answer may take.

@@ -7,6 +7,8 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use host_os::ByteSize;
+
 use crate::devices;
 use crate::devices::Device;
 use crate::devices::Kind;
@@ -15,7 +17,6 @@ use crate::options::OnReset;
 use crate::options::RunOptions;
 use crate::options::Sandbox;
 use crate::options::Serial;
-use crate::options::Size;
 
 /// What to run.
 #[derive(Debug, Clone, PartialEq)]
@@ -107,13 +108,13 @@ fn validate(options: RunOptions) -> Result<VmConfig, String> {
         wrong.push("kernel: missing (an ELF file with a PVH entry point)".to_owned());
         PathBuf::new()
     });
-    let Size(memory) = options.memory.unwrap_or(Size(512 << 20));
+    let ByteSize(memory) = options.memory.unwrap_or(ByteSize(512 << 20));
     if memory == 0
         || !memory.is_multiple_of(machine::ram::GRANULE)
         || memory > machine::layout::MAX_RAM
     {
         wrong.push(format!(
-            "memory: {memory} bytes are not a multiple of 2 MiB up to 1 TiB"
+            "memory: {memory} bytes are not a multiple of 2 MiB up to 1 TiB (a bare number is bytes: write 512M or 2G)"
         ));
     }
     let cpus = options.cpus.unwrap_or(1);

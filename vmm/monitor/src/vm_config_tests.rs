@@ -118,28 +118,6 @@ fn unknown_keys_are_refused_by_name() {
 }
 
 #[test]
-fn sizes_are_read_as_people_write_them() {
-    for (text, bytes) in [
-        ("512", 512 << 20),
-        ("1G", 1 << 30),
-        ("2048k", 2 << 20),
-        ("1TiB", 1 << 40),
-    ] {
-        assert_eq!(text.parse(), Ok(Size(bytes)));
-    }
-    for text in [
-        "",
-        "G",
-        "1X",
-        "-1",
-        "99999999999999999999",
-        "99999999999999T",
-    ] {
-        assert!(text.parse::<Size>().is_err(), "{text}");
-    }
-}
-
-#[test]
 fn two_devices_of_one_name_are_a_mistake() {
     let text = resolve(flags(&[
         "--kernel",

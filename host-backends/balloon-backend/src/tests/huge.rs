@@ -2,10 +2,10 @@
 
 use std::sync::Mutex;
 use std::sync::MutexGuard;
-use std::sync::PoisonError;
 
 use guest_memory::GuestMemory;
 use guest_memory::RegionSpec;
+use host_os::sync::lock;
 use nix::sys::memfd::MFdFlags;
 use nix::sys::memfd::memfd_create;
 use virtio_spec::balloon::PAGE_SIZE;
@@ -35,7 +35,7 @@ impl Pool {
 
     fn set_aside(count: u64) -> Option<Self> {
         static ONE: Mutex<()> = Mutex::new(());
-        let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let alone = lock(&ONE);
         let pool = Self(Self::number(Self::SIZE)?, alone);
         // Refused to all but root; what is free already will do as well.
         let _ = std::fs::write(Self::SIZE, (pool.0 + count).to_string());

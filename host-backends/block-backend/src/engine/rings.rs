@@ -11,9 +11,9 @@
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 use std::sync::Mutex;
-use std::sync::PoisonError;
 
-use guest_memory::EventFd;
+use host_os::EventFd;
+use host_os::sync::lock;
 use io_uring::IoUring;
 use io_uring::opcode;
 use io_uring::register::Restriction;
@@ -72,7 +72,7 @@ impl Rings {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Ring>> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.free)
     }
 }
 

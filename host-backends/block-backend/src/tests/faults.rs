@@ -55,11 +55,8 @@ fn a_sealed_image_refuses_writes_and_serves_reads() {
     use nix::fcntl::FcntlArg;
     use nix::fcntl::SealFlag;
     use nix::fcntl::fcntl;
-    use nix::sys::memfd::MFdFlags;
-    use nix::sys::memfd::memfd_create;
     use std::os::fd::AsRawFd;
-    let fd = memfd_create(c"image", MFdFlags::MFD_ALLOW_SEALING).expect("a memfd");
-    nix::unistd::ftruncate(&fd, 4096).expect("its size");
+    let fd = host_os::memfd::create("image", 4096).expect("a memfd");
     let mut rig = Rig::new(spec(
         format!("/proc/self/fd/{}", fd.as_raw_fd()).as_ref(),
         EngineChoice::Sync,

@@ -21,8 +21,6 @@ use nix::poll::PollFd;
 use nix::poll::PollFlags;
 use nix::poll::PollTimeout;
 use nix::poll::poll;
-use nix::sys::memfd::MFdFlags;
-use nix::sys::memfd::memfd_create;
 use tempfile::NamedTempFile;
 use virtio_spec::block::DiscardWriteZeroes;
 use virtio_spec::block::RequestHeader;
@@ -92,8 +90,7 @@ pub struct Rig {
 }
 
 fn region(guest_addr: u64) -> (RegionSpec, OwnedFd) {
-    let fd = memfd_create(c"guest", MFdFlags::MFD_CLOEXEC).expect("memory");
-    nix::unistd::ftruncate(&fd, i64::try_from(REGION).expect("a size")).expect("memory");
+    let fd = host_os::memfd::create("guest", REGION).expect("memory");
     let spec = RegionSpec {
         guest_addr,
         size: REGION,

@@ -4,7 +4,7 @@
 //! no exec, no ptrace, no new file by open unless the daemon names some, no socket unless it connects to a Unix one.
 
 use host_os::filter::Filter;
-use seccompiler::SeccompAction;
+use host_os::filter::Refusal;
 
 use crate::Error;
 use crate::sandbox::Needs;
@@ -37,7 +37,7 @@ const ALLOWED: &[i64] = &[
     libc::SYS_dup,
     libc::SYS_dup3,
     libc::SYS_unlinkat,
-    // The interrupt that never waits: see `guest_memory::EventFd`.
+    // The interrupt that never waits: see `host_os::EventFd`.
     libc::SYS_io_setup,
     libc::SYS_io_submit,
     libc::SYS_io_getevents,
@@ -115,10 +115,7 @@ const ALLOWED_HERE: &[i64] = &[];
 const IOCTLS: &[u64] = &[0x1277, 0x1268, 0x5421, 0x5401];
 
 pub(super) fn confine(needs: &Needs) -> Result<(), Error> {
-    let entered = filter(needs).and_then(|filter| {
-        let absent = u32::try_from(libc::ENOSYS).unwrap_or(38);
-        filter.enter(SeccompAction::Errno(absent))
-    });
+    let entered = filter(needs).and_then(|filter| filter.enter(Refusal::Absent));
     entered.map_err(|source| Error::Sandbox {
         what: "seccomp",
         source: Box::new(source),

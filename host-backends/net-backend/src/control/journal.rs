@@ -8,10 +8,9 @@
 use std::sync::Mutex;
 
 use device_model::DeviceRecord;
+use host_os::sync::lock;
 use virtio_spec::net::control::class;
 use virtio_spec::net::control::coalescing;
-
-use crate::published::lock;
 
 /// Room for every kind of order at its longest: an address table of [`super::MAX_REQUEST`] bytes, all VLANs, RSS, the
 /// moderation of each queue.

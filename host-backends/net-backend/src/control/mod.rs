@@ -18,13 +18,13 @@ use std::sync::atomic::Ordering;
 
 use device_model::DeviceRecord;
 use device_model::Moderator;
+use host_os::sync::lock;
 use net_link::Offloads;
 use virtio_spec::net::control::Coalescing;
 use virtio_spec::net::feature;
 
 use crate::port::Port;
 use crate::port::PortState;
-use crate::published::lock;
 use crate::receive_filter::AddressTable;
 use crate::rss::Hasher;
 use crate::rss::Steering;

@@ -11,8 +11,9 @@ use device_model::Progress;
 use device_model::Queue;
 use device_model::QueueHandler;
 use device_model::Shelf;
-use guest_memory::EventFd;
 use guest_memory::GuestMemory;
+use host_os::EventFd;
+use host_os::sync::lock;
 use virtqueue::ChainBatch;
 
 use crate::Error;
@@ -25,7 +26,6 @@ use crate::path::transmit::BURST;
 use crate::path::view::View;
 use crate::port::PortState;
 use crate::published::Published;
-use crate::published::lock;
 
 /// One receive queue, or its absence.
 #[derive(Debug)]

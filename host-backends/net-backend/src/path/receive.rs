@@ -8,8 +8,8 @@ use std::sync::MutexGuard;
 
 use device_model::Queue;
 use guest_memory::Cursor;
-use guest_memory::EventFd;
 use guest_memory::GuestMemory;
+use host_os::EventFd;
 use virtio_spec::net::gso;
 use virtqueue::Chain;
 use virtqueue::ChainBatch;

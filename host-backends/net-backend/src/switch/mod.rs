@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Instant;
 
+use host_os::sync::lock;
 use net_link::Interface;
 use net_link::Link;
 
@@ -20,7 +21,6 @@ use crate::Error;
 use crate::MacAddress;
 use crate::port::Core;
 use crate::published::Published;
-use crate::published::lock;
 use crate::switch::claims::Claims;
 use crate::switch::claims::Verdict;
 use crate::switch::table::Address;

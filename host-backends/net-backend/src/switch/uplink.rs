@@ -10,11 +10,12 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
-use guest_memory::EventFd;
 use guest_memory::GuestMemory;
 use guest_memory::IoVecs;
 use guest_memory::RegionSpec;
 use guest_memory::SharedMemory;
+use host_os::EventFd;
+use host_os::sync::lock;
 use net_link::HEADER_BYTES;
 use net_link::Link;
 use net_link::Offloads;
@@ -31,7 +32,6 @@ use crate::path::tally::PairTally;
 use crate::path::transmit::Burst;
 use crate::path::transmit::Frame;
 use crate::port::MAX_FRAME;
-use crate::published::lock;
 use crate::switch::Sender;
 
 /// Frames that are read at once.
@@ -62,7 +62,7 @@ impl Uplink {
         // Receivers without them get finished frames.
         link.set_offloads(Offloads::ALL)?;
         let ready = link.ready_fd().try_clone_to_owned();
-        let ready = ready.map_err(|source| guest_memory::Error::System {
+        let ready = ready.map_err(|source| host_os::Error::System {
             call: "dup",
             source,
         })?;
@@ -110,7 +110,7 @@ impl Uplink {
         std::thread::Builder::new()
             .name(format!("switch/{name}"))
             .spawn(move || inward.serve())
-            .map_err(|source| guest_memory::Error::System {
+            .map_err(|source| host_os::Error::System {
                 call: "clone",
                 source,
             })?;

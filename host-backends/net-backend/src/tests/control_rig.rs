@@ -14,8 +14,6 @@ use device_model::RingAddresses;
 use guest_memory::GuestMemory;
 use guest_memory::RegionSpec;
 use net_link::LinkSpec;
-use nix::sys::memfd::MFdFlags;
-use nix::sys::memfd::memfd_create;
 use virtio_spec::net::feature;
 use virtqueue::DriverQueue;
 use virtqueue::QueueConfig;
@@ -52,8 +50,7 @@ pub struct Rig {
 }
 
 fn region(guest_addr: u64) -> (RegionSpec, OwnedFd) {
-    let fd = memfd_create(c"guest", MFdFlags::MFD_CLOEXEC).expect("memory");
-    nix::unistd::ftruncate(&fd, i64::try_from(REGION).expect("a size")).expect("memory");
+    let fd = host_os::memfd::create("guest", REGION).expect("memory");
     let spec = RegionSpec {
         guest_addr,
         size: REGION,

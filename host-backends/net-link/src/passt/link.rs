@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
-use guest_memory::EventFd;
 use guest_memory::IoVecs;
+use host_os::EventFd;
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::ClockId;
 use nix::sys::timerfd::Expiration;

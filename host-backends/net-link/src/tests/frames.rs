@@ -2,13 +2,9 @@
 //!
 //! Rule: frames are built byte by byte here, by nothing that the links use.
 
-use std::os::fd::OwnedFd;
-
 use guest_memory::GuestMemory;
 use guest_memory::IoVecs;
 use guest_memory::RegionSpec;
-use nix::sys::memfd::MFdFlags;
-use nix::sys::memfd::memfd_create;
 use virtqueue::Segment;
 
 use crate::HEADER_BYTES;
@@ -16,8 +12,7 @@ use crate::HEADER_BYTES;
 pub(crate) const RAM: u64 = 8 << 20;
 
 pub(crate) fn ram() -> GuestMemory {
-    let fd: OwnedFd = memfd_create(c"guest", MFdFlags::MFD_CLOEXEC).unwrap();
-    nix::unistd::ftruncate(&fd, i64::try_from(RAM).unwrap()).unwrap();
+    let fd = host_os::memfd::create("guest", RAM).unwrap();
     let region = RegionSpec {
         guest_addr: 0,
         user_addr: 0,

@@ -5,8 +5,6 @@
 use guest_memory::GuestMemory;
 use guest_memory::IoVecs;
 use guest_memory::RegionSpec;
-use nix::sys::memfd::MFdFlags;
-use nix::sys::memfd::memfd_create;
 use virtqueue::Segment;
 
 use crate::HEADER_BYTES;
@@ -15,8 +13,7 @@ use crate::Received;
 
 #[test]
 fn source_fills_spans_however_they_are_cut() {
-    let file = memfd_create("ram", MFdFlags::MFD_CLOEXEC).unwrap();
-    nix::unistd::ftruncate(&file, 0x4000).unwrap();
+    let file = host_os::memfd::create("ram", 0x4000).unwrap();
     let spec = RegionSpec {
         guest_addr: 0,
         size: 0x4000,

@@ -21,8 +21,9 @@ use crate::worker::Stop;
 use device_model::Device;
 use device_model::InflightRegion;
 use guest_memory::DirtyLog;
-use guest_memory::EventFd;
 use guest_memory::GuestMemory;
+use host_os::EventFd;
+use host_os::error_chain;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
@@ -56,8 +57,10 @@ pub(crate) enum Refusal {
     Rule(&'static str),
     #[error("The device refused")]
     Device(#[from] device_model::Error),
-    #[error("The memory or descriptor was refused")]
+    #[error("The memory was refused")]
     Memory(#[from] guest_memory::Error),
+    #[error("The descriptor was refused")]
+    Descriptor(#[from] host_os::Error),
 }
 
 /// What a handler answers with.
@@ -104,7 +107,7 @@ impl Session {
         (name, polling): (String, Polling),
         shutdown: ShutdownHandle,
         shared: Arc<Shared>,
-    ) -> Result<Self, guest_memory::Error> {
+    ) -> Result<Self, host_os::Error> {
         let worker_ended = Arc::new(EventFd::new()?);
         let vrings = (0..)
             .zip(&shared.queues)
@@ -454,16 +457,4 @@ impl Drop for Session {
 
 pub(crate) fn number(value: u64) -> Answer {
     Answer::Reply(Reply::U64(value))
-}
-
-/// An error with all its causes on one line.
-pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }

@@ -8,7 +8,7 @@ use super::Session;
 use crate::vring::Vring;
 use crate::worker::Stop;
 use device_model::RingAddresses;
-use guest_memory::EventFd;
+use host_os::EventFd;
 use std::os::fd::OwnedFd;
 use vhost_user_protocol::Reply;
 use vhost_user_protocol::VringAddress;

@@ -4,7 +4,7 @@
 use anyhow::Context as _;
 use anyhow::Result;
 use guest_memory::DirtyLog;
-use guest_memory::EventFd;
+use host_os::EventFd;
 use protocol::Frontend;
 use protocol::Guest;
 use protocol::GuestQueue;
@@ -158,8 +158,7 @@ impl Vm {
     /// Starts the first `queues` queues of what `serving` serves.
     pub fn new(serving: Serving, terms: Terms, queues: u16) -> Result<Self> {
         let guest = Guest::new()?;
-        let file = nix::sys::memfd::memfd_create("log", nix::sys::memfd::MFdFlags::empty())?;
-        nix::unistd::ftruncate(&file, LOG_BYTES.cast_signed())?;
+        let file = host_os::memfd::create("log", LOG_BYTES)?;
         let log = DirtyLog::new(file.as_fd(), 0, LOG_BYTES)?;
         let all = (0..queues).map(|index| guest.queue(index, terms.shape));
         let mut vm = Self {

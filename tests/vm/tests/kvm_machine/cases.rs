@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use anyhow::Context;
 use anyhow::ensure;
+use host_os::EventFd;
 use machine::DoorbellMatch;
 use machine::Doorbells;
-use machine::EventFd;
 use machine::Stop;
 use machine::pci::BarKind;
 use machine::pci::BarRegion;
@@ -182,7 +182,7 @@ pub fn doorbell() -> anyhow::Result<()> {
     // mov al,[0xd0000001]; out 0xf4,al: the rest of the BAR is the function's.
     code.extend([0xa0, 1, 0, 0, 0xd0, 0xe6, 0xf4, 0xeb, 0xfe]);
     ensure!(guest::run(&mut machine, &code)? == Stop::DebugExit(0x5a));
-    let count = rung.take();
+    let count = rung.drain_count();
     ensure!(count == 4, "rung {count} times");
     Ok(())
 }
@@ -233,14 +233,14 @@ pub fn interrupt() -> anyhow::Result<()> {
             }
         }
         std::thread::sleep(Duration::from_millis(20));
-        line.event().signal();
+        line.event().notify();
         line
     });
     let stop = guest::run(&mut machine, &code)?;
     let line = waker.join().ok().context("The waker panicked")?;
     ensure!(stop == Stop::DebugExit(9), "{stop:?}");
     line.mask()?;
-    line.event().signal();
+    line.event().notify();
     ensure!(line.event().is_pending(), "a masked line keeps its events");
     Ok(())
 }

@@ -6,9 +6,12 @@
 use core::ops::Range;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::RwLock;
 use std::sync::mpsc::Sender;
+
+use host_os::sync::lock;
+use host_os::sync::read;
+use host_os::sync::write;
 
 use super::BarRegion;
 use super::ConfigSpace;
@@ -19,7 +22,6 @@ use crate::Result;
 use crate::Stop;
 use crate::bus::PortDevice;
 use crate::layout;
-use crate::lock;
 
 /// Devices on a bus.
 const SLOTS: usize = 32;
@@ -64,7 +66,7 @@ impl PciHost {
 
     /// Puts a function into the next free slot; returns the slot's number.
     pub(crate) fn add(&self, function: Box<dyn PciFunction>) -> Result<usize> {
-        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = write(&self.slots);
         if slots.len() >= SLOTS {
             return Err(Error::PciFull("another function"));
         }
@@ -153,7 +155,7 @@ impl PciHost {
         } else {
             Vec::new()
         };
-        let mut decoded = self.decoded.write().unwrap_or_else(PoisonError::into_inner);
+        let mut decoded = write(&self.decoded);
         let others = |d: &&Decoded| d.slot != slot;
         let mut granted: Vec<BarRegion> = Vec::new();
         for region in wanted {
@@ -191,7 +193,7 @@ impl PciHost {
     }
 
     fn find(&self, address: u64, len: usize) -> Option<(Arc<Slot>, u8, u64)> {
-        let decoded = self.decoded.read().unwrap_or_else(PoisonError::into_inner);
+        let decoded = read(&self.decoded);
         let hit = decoded.iter().find_map(|d| {
             let offset = address.checked_sub(d.region.address)?;
             let inside = offset.checked_add(len as u64)? <= d.region.size;
@@ -203,15 +205,12 @@ impl PciHost {
     }
 
     fn function(&self, slot: usize) -> Option<Arc<Slot>> {
-        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+        let slots = read(&self.slots);
         slots.get(slot).cloned()
     }
 
     fn functions(&self) -> Vec<Arc<Slot>> {
-        self.slots
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        read(&self.slots).clone()
     }
 }
 

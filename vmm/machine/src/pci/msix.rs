@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
+use host_os::EventFd;
+
 use super::ConfigSpace;
-use crate::EventFd;
 use crate::InterruptLine;
 use crate::Interrupts;
 use crate::MsiMessage;
@@ -100,7 +101,7 @@ impl Msix {
     /// Raises `vector`; numbers that do not exist are ignored.
     pub fn trigger(&self, vector: u16) {
         if let Some(event) = self.event(vector) {
-            event.signal();
+            event.notify();
         }
     }
 
@@ -213,7 +214,7 @@ impl Msix {
 
     fn forget_pending(&self) {
         for vector in &self.vectors {
-            let _ = vector.line.event().take();
+            let _ = vector.line.event().drain();
         }
     }
 }

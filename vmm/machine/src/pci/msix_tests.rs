@@ -2,10 +2,11 @@
 
 use std::sync::Mutex;
 
+use host_os::sync::lock;
+
 use super::super::Identity;
 use super::*;
 use crate::Error;
-use crate::lock;
 
 /// What happened to each line, in the order of allocation.
 #[derive(Default)]
@@ -143,7 +144,7 @@ fn deliver(function: &Function) -> Vec<(u16, u32)> {
         .filter_map(|(vector, route)| {
             let event = function.msix.event(vector)?;
             let message = route?;
-            (event.take() > 0).then_some((vector, message.data))
+            (event.drain_count() > 0).then_some((vector, message.data))
         })
         .collect()
 }

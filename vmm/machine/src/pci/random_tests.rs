@@ -6,6 +6,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::Mutex;
 
+use host_os::sync::lock;
+
 use super::BarKind;
 use super::BarRegion;
 use super::ConfigSpace;
@@ -17,7 +19,6 @@ use super::host::PciHost;
 use super::msix::tests::FakeInterrupts;
 use crate::Interrupts;
 use crate::layout;
-use crate::lock;
 
 const BAR: u64 = 0x4000;
 const TABLE: u64 = 0x1000;

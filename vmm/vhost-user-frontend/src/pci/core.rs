@@ -2,11 +2,10 @@
 //! reads and its generation change together, under the lock around this.
 
 use std::sync::Mutex;
-use std::sync::MutexGuard;
 use std::sync::OnceLock;
-use std::sync::PoisonError;
 use std::sync::Weak;
 
+use host_os::sync::lock;
 use machine::pci::Msix;
 use virtio_spec::balloon;
 use virtio_spec::block;
@@ -53,11 +52,6 @@ impl Core {
             self.isr |= isr::CONFIG;
         }
     }
-}
-
-pub(crate) fn lock(core: &Mutex<Core>) -> MutexGuard<'_, Core> {
-    // A panic elsewhere leaves registers that are each valid on their own.
-    core.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Makes fields agree with what this front-end adds to the backend.

@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::sync::Mutex;
 
+use host_os::EventFd;
+use host_os::sync::lock;
 use machine::DoorbellMatch;
 use machine::Doorbells;
-use machine::EventFd;
 use machine::Interrupts;
 use machine::Ram;
 use machine::pci::BarRegion;
@@ -20,7 +21,6 @@ use super::FrontendSpec;
 use super::core::Core;
 use super::core::Notifier;
 use super::core::adapt;
-use super::core::lock;
 use super::core::offer;
 use super::core::writable;
 use super::layout;
@@ -150,7 +150,7 @@ impl VhostUserDevice {
         self.place_doorbells(core);
         self.session.reset();
         for kick in &self.kicks {
-            kick.take();
+            kick.drain();
         }
         core.isr = 0;
         // A backend that came back with other features while a driver was up offers them to the next.
@@ -309,7 +309,7 @@ impl VhostUserDevice {
         if let Some(kick) = self.kicks.get(usize::from(queue))
             && lock(&self.core).registers.running()
         {
-            kick.signal();
+            kick.notify();
         }
     }
 }
@@ -403,6 +403,9 @@ fn share(event: Option<&EventFd>) -> Result<Arc<EventFd>> {
         None => EventFd::new(),
     };
     let what = "an event descriptor";
-    let shared = shared.map_err(|source| Error::Resource { what, source })?;
+    let shared = shared.map_err(|error| Error::Resource {
+        what,
+        source: error.into(),
+    })?;
     Ok(Arc::new(shared))
 }

@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
-use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,13 +12,13 @@ use std::sync::Weak;
 use std::time::Duration;
 use std::time::Instant;
 
+use host_os::socket;
 use nix::errno::Errno;
 use nix::poll::PollFd;
 use nix::poll::PollFlags;
 use nix::poll::PollTimeout;
 use vhost_user_protocol::HEADER_SIZE;
 use vhost_user_protocol::Header;
-use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 use crate::Error;
 use crate::Result;
@@ -89,11 +88,16 @@ impl Channel {
         let _ = self.stream.shutdown(std::net::Shutdown::Both);
     }
 
-    pub(crate) fn send(&self, bytes: &[u8], fds: &[RawFd], deadline: Deadline) -> Result<()> {
+    pub(crate) fn send(
+        &self,
+        bytes: &[u8],
+        fds: &[BorrowedFd<'_>],
+        deadline: Deadline,
+    ) -> Result<()> {
         let mut rest = bytes;
         let mut fds = fds;
         while !rest.is_empty() {
-            match self.stream.send_with_fds(&[rest], fds) {
+            match socket::send(self.as_fd(), rest, fds) {
                 Ok(sent) => {
                     rest = rest.get(sent..).unwrap_or_default();
                     fds = &[];
@@ -130,13 +134,14 @@ impl Channel {
         while let Some(rest) = buffer.get_mut(filled..)
             && !rest.is_empty()
         {
-            match self.stream.recv_with_fd(rest) {
-                Ok((0, _)) => return Err(Error::Disconnected),
-                Ok((count, received)) => {
-                    filled += count;
-                    if received.is_some() {
-                        // A second one replaces, and so closes, the first; the caller checks whether it wants any.
-                        *file = received;
+            let mut fds = Vec::new();
+            match socket::receive(self.as_fd(), rest, &mut fds) {
+                Ok(received) if received.bytes == 0 => return Err(Error::Disconnected),
+                Ok(received) => {
+                    filled += received.bytes;
+                    // A later one replaces, and so closes, those before; the caller checks whether it wants any.
+                    if let Some(fd) = fds.pop() {
+                        *file = Some(fd.into());
                     }
                 }
                 Err(error) => self.retry(error, PollFlags::POLLIN, deadline)?,
@@ -145,17 +150,12 @@ impl Channel {
         Ok(())
     }
 
-    fn retry(
-        &self,
-        error: vmm_sys_util::errno::Error,
-        events: PollFlags,
-        deadline: Option<Deadline>,
-    ) -> Result<()> {
-        match error.errno() {
-            libc::EINTR => Ok(()),
-            libc::EAGAIN => self.wait(events, deadline),
-            libc::EPIPE | libc::ECONNRESET => Err(Error::Disconnected),
-            errno => Err(Error::Socket(io::Error::from_raw_os_error(errno))),
+    fn retry(&self, error: io::Error, events: PollFlags, deadline: Option<Deadline>) -> Result<()> {
+        match error.kind() {
+            io::ErrorKind::Interrupted => Ok(()),
+            io::ErrorKind::WouldBlock => self.wait(events, deadline),
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Err(Error::Disconnected),
+            _ => Err(Error::Socket(error)),
         }
     }
 

@@ -3,10 +3,8 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
-use std::os::fd::RawFd;
 use std::time::Duration;
 
 use vhost_user_protocol::ConfigSpace;
@@ -94,22 +92,19 @@ impl Connection {
     }
 
     pub(crate) fn set_backend_channel(&self, end: &OwnedFd) -> Result<()> {
-        self.tell(&Message::SetBackendReqFd, &[end.as_raw_fd()])
+        self.tell(&Message::SetBackendReqFd, &[end.as_fd()])
     }
 
     pub(crate) fn set_mem_table(&self, regions: &[Region]) -> Result<()> {
         let table = regions.iter().map(Region::describe).collect();
-        let fds: Vec<RawFd> = regions
-            .iter()
-            .map(|region| region.file.as_raw_fd())
-            .collect();
+        let fds: Vec<BorrowedFd<'_>> = regions.iter().map(|region| region.file.as_fd()).collect();
         self.tell(&Message::SetMemTable(table), &fds)
     }
 
     pub(crate) fn add_mem_reg(&self, region: &Region) -> Result<()> {
         self.tell(
             &Message::AddMemReg(region.describe()),
-            &[region.file.as_raw_fd()],
+            &[region.file.as_fd()],
         )
     }
 
@@ -120,7 +115,7 @@ impl Connection {
     pub(crate) fn set_log_base(&self, log: LogBase, file: &File) -> Result<()> {
         let message = Message::SetLogBase(log);
         // This request has a reply of its own form, whatever was negotiated; its content means nothing.
-        self.ask(&message, &[file.as_raw_fd()]).map(drop)
+        self.ask(&message, &[file.as_fd()]).map(drop)
     }
 
     pub(crate) fn set_vring_num(&self, index: u16, size: u16) -> Result<()> {
@@ -139,15 +134,15 @@ impl Connection {
         self.tell(&Message::SetVringEnable(state(index, enable.into())), &[])
     }
 
-    pub(crate) fn set_vring_kick(&self, index: u8, fd: RawFd) -> Result<()> {
+    pub(crate) fn set_vring_kick(&self, index: u8, fd: BorrowedFd<'_>) -> Result<()> {
         self.tell(&Message::SetVringKick(VringFd::new(index, true)), &[fd])
     }
 
-    pub(crate) fn set_vring_call(&self, index: u8, fd: RawFd) -> Result<()> {
+    pub(crate) fn set_vring_call(&self, index: u8, fd: BorrowedFd<'_>) -> Result<()> {
         self.tell(&Message::SetVringCall(VringFd::new(index, true)), &[fd])
     }
 
-    pub(crate) fn set_vring_err(&self, index: u8, fd: RawFd) -> Result<()> {
+    pub(crate) fn set_vring_err(&self, index: u8, fd: BorrowedFd<'_>) -> Result<()> {
         self.tell(&Message::SetVringErr(VringFd::new(index, true)), &[fd])
     }
 
@@ -219,7 +214,7 @@ impl Connection {
     }
 
     pub(crate) fn set_inflight(&self, inflight: Inflight, file: &File) -> Result<()> {
-        self.tell(&Message::SetInflightFd(inflight), &[file.as_raw_fd()])
+        self.tell(&Message::SetInflightFd(inflight), &[file.as_fd()])
     }
 
     pub(crate) fn reset_device(&self) -> Result<()> {
@@ -242,7 +237,7 @@ impl Connection {
     ) -> Result<Option<File>> {
         const NO_FILE: u64 = 1 << 8;
         let message = Message::SetDeviceStateFd(transfer);
-        match self.ask(&message, &[file.as_raw_fd()])? {
+        match self.ask(&message, &[file.as_fd()])? {
             (Reply::U64(answer), file) if answer & 0xff == 0 => {
                 Ok(file.filter(|_| answer & NO_FILE == 0))
             }
@@ -258,12 +253,12 @@ impl Connection {
         }
     }
 
-    fn tell(&self, message: &Message, fds: &[RawFd]) -> Result<()> {
+    fn tell(&self, message: &Message, fds: &[BorrowedFd<'_>]) -> Result<()> {
         self.tell_within(message, fds, self.timeouts.reply)
     }
 
     /// Sends a request that has no reply of its own; asks for an acknowledgement where the backend gives them.
-    fn tell_within(&self, message: &Message, fds: &[RawFd], wait: Duration) -> Result<()> {
+    fn tell_within(&self, message: &Message, fds: &[BorrowedFd<'_>], wait: Duration) -> Result<()> {
         let acknowledged = self.has(protocol::REPLY_ACK);
         let deadline = Deadline::after(wait);
         self.channel
@@ -285,7 +280,7 @@ impl Connection {
         }
     }
 
-    fn ask(&self, message: &Message, fds: &[RawFd]) -> Result<(Reply, Option<File>)> {
+    fn ask(&self, message: &Message, fds: &[BorrowedFd<'_>]) -> Result<(Reply, Option<File>)> {
         let deadline = Deadline::after(match message {
             Message::GetVringBase(_) => self.timeouts.drain,
             _ => self.timeouts.reply,

@@ -23,17 +23,17 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
-use std::sync::PoisonError;
 use std::sync::Weak;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
+use host_os::sync::lock;
 use vhost_user_protocol::DeviceStateTransfer;
 use vhost_user_protocol::feature::protocol;
 
-pub use machine::EventFd;
+use host_os::EventFd;
 
 pub use self::memory::Memory;
 pub use self::memory::Region;
@@ -236,7 +236,7 @@ impl Session {
         queue.setup.call = Arc::clone(&call);
         self.shared
             .with_link(&mut state, |_, link| start::set_call(link, index, &call));
-        call.signal();
+        call.notify();
     }
 
     /// Writes the configuration space; a backend that comes back is told again.
@@ -384,11 +384,11 @@ impl Drop for Session {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Every change of the state is complete before anything that could panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn config(&self) -> MutexGuard<'_, Vec<u8>> {
-        self.config.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.config)
     }
 
     /// The configuration as the backend has it now.
@@ -398,19 +398,19 @@ impl Shared {
     }
 
     fn wake(&self) {
-        self.wake.signal();
+        self.wake.notify();
     }
 
     /// Makes `stream` the one that the end of the session cuts, which may have come already.
     fn set_stream(&self, stream: Weak<UnixStream>) {
-        *self.stream.lock().unwrap_or_else(PoisonError::into_inner) = stream;
+        *lock(&self.stream) = stream;
         if self.stopping.load(Ordering::Acquire) {
             self.cut_stream();
         }
     }
 
     fn cut_stream(&self) {
-        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        let stream = lock(&self.stream);
         if let Some(stream) = stream.upgrade() {
             // An error means that it is cut already.
             let _ = stream.shutdown(Shutdown::Both);
@@ -474,5 +474,8 @@ impl State {
 }
 
 fn new_event(what: &'static str) -> Result<EventFd> {
-    EventFd::new().map_err(|source| Error::Resource { what, source })
+    EventFd::new().map_err(|error| Error::Resource {
+        what,
+        source: error.into(),
+    })
 }

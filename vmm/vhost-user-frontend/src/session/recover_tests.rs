@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use machine::EventFd;
+use host_os::EventFd;
 use vhost_user_protocol::Inflight;
 
 use super::*;

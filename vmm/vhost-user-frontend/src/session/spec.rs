@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use machine::EventFd;
+use host_os::EventFd;
 use vhost_user_protocol::LogBase;
 use vhost_user_protocol::feature::protocol;
 

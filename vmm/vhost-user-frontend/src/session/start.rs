@@ -2,10 +2,10 @@
 //! (size, base, addresses, descriptors) before it is enabled, and it is kicked after that, because a backend may lose
 //! a kick that comes before.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use machine::EventFd;
+use host_os::EventFd;
 use vhost_user_protocol::feature::LOG_ALL;
 use vhost_user_protocol::feature::PROTOCOL_FEATURES;
 use vhost_user_protocol::feature::protocol;
@@ -90,7 +90,7 @@ pub(crate) fn reset_device(link: &Link) -> Result<()> {
 
 pub(crate) fn set_call(link: &Link, index: u16, call: &Arc<EventFd>) -> Result<()> {
     link.connection
-        .set_vring_call(wire_index(index)?, call.as_raw_fd())
+        .set_vring_call(wire_index(index)?, call.as_fd())
 }
 
 pub(crate) fn region_added(state: &State, link: &mut Link, region: &Region) -> Result<()> {
@@ -213,11 +213,11 @@ fn set_up_queue(state: &mut State, link: &Link, features: u64, index: u16) -> Re
     connection.set_vring_num(index, setup.size)?;
     connection.set_vring_base(index, setup.base.unwrap_or(fresh))?;
     connection.set_vring_addr(address)?;
-    connection.set_vring_call(wire, setup.call.as_raw_fd())?;
-    connection.set_vring_err(wire, queue.error.as_raw_fd())?;
+    connection.set_vring_call(wire, setup.call.as_fd())?;
+    connection.set_vring_err(wire, queue.error.as_fd())?;
     // The kick starts the ring: from here on the backend may have taken requests.
     queue.handed_over = true;
-    connection.set_vring_kick(wire, setup.kick.as_raw_fd())
+    connection.set_vring_kick(wire, setup.kick.as_fd())
 }
 
 fn enable_queue(state: &State, link: &Link, index: u16) -> Result<()> {
@@ -227,7 +227,7 @@ fn enable_queue(state: &State, link: &Link, index: u16) -> Result<()> {
     if link.offered & PROTOCOL_FEATURES != 0 {
         link.connection.set_vring_enable(index, true)?;
     }
-    queue.setup.kick.signal();
+    queue.setup.kick.notify();
     Ok(())
 }
 

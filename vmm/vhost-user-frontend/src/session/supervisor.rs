@@ -130,9 +130,9 @@ fn watch(shared: &Shared, connection: &Connection) {
     // `any` is `None` when there are bits that nix has no name for, and POLLRDHUP is one.
     let hung_up = fds.first().is_some_and(|fd| fd.any().unwrap_or(true));
     drop(fds);
-    shared.wake.take();
+    shared.wake.drain();
     for (index, error) in &errors {
-        if error.take() != 0 {
+        if error.drain() {
             shared.events.needs_reset(&Error::Queue {
                 index: *index,
                 what: "the backend found the ring to be malformed",
@@ -222,7 +222,7 @@ fn sleep(shared: &Shared, pause: Duration) {
         let timeout = PollTimeout::try_from(left + Duration::from_millis(1));
         let mut fds = [PollFd::new(shared.wake.as_fd(), PollFlags::POLLIN)];
         let _ = nix::poll::poll(&mut fds, timeout.unwrap_or(PollTimeout::MAX));
-        shared.wake.take();
+        shared.wake.drain();
     }
 }
 
@@ -272,7 +272,7 @@ fn resume(state: &mut State, link: &mut Link, shared: &Shared) -> Result<()> {
     start::find_places(state)?;
     start::device(state, link)?;
     for queue in state.queues.values() {
-        queue.setup.call.signal();
+        queue.setup.call.notify();
     }
     announce(state, link, shared)?;
     Ok(())

@@ -7,9 +7,9 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::Mutex;
 
+use host_os::EventFd;
 use machine::DoorbellMatch;
 use machine::Doorbells;
-use machine::EventFd;
 use machine::InterruptLine;
 use machine::Interrupts;
 use machine::MsiMessage;
@@ -247,7 +247,7 @@ impl Guest {
     }
 
     pub fn take(&self, vector: usize) -> u64 {
-        self.line(vector).event.as_ref().unwrap().take()
+        self.line(vector).event.as_ref().unwrap().drain_count()
     }
 
     fn pending(&mut self) -> u8 {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
-use machine::EventFd;
+use host_os::EventFd;
 
 use crate::session::Memory;
 use crate::session::QueueSetup;
@@ -32,10 +32,7 @@ pub struct Guest {
 
 impl Guest {
     pub fn new() -> Self {
-        let flags = nix::sys::memfd::MFdFlags::MFD_CLOEXEC;
-        let fd = nix::sys::memfd::memfd_create(c"guest", flags).unwrap();
-        let file = File::from(fd);
-        file.set_len(RAM_SIZE).unwrap();
+        let file = File::from(host_os::memfd::create("guest", RAM_SIZE).unwrap());
         let file = Arc::new(file);
         Self { file }
     }

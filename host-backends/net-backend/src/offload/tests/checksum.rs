@@ -4,8 +4,6 @@
 
 use guest_memory::GuestMemory;
 use guest_memory::RegionSpec;
-use nix::sys::memfd::MFdFlags;
-use nix::sys::memfd::memfd_create;
 use proptest::prelude::*;
 use virtio_spec::net::Header;
 use virtio_spec::net::header_flags;
@@ -104,8 +102,7 @@ fn row_10_a_checksum_beyond_a_short_packet_is_refused() {
 
 #[test]
 fn a_tail_in_guest_memory_is_read_over_its_segments() {
-    let fd = memfd_create(c"guest", MFdFlags::MFD_CLOEXEC).unwrap();
-    nix::unistd::ftruncate(&fd, 0x10000).unwrap();
+    let fd = host_os::memfd::create("guest", 0x10000).unwrap();
     let region = RegionSpec {
         guest_addr: 0,
         user_addr: 0,

@@ -15,8 +15,6 @@ use net_link::LinkSpec;
 use net_link::Received;
 use net_link::Sent;
 use nix::sched::CloneFlags;
-use nix::sys::memfd::MFdFlags;
-use nix::sys::memfd::memfd_create;
 use virtio_spec::net::Header;
 use virtio_spec::net::gso;
 use virtqueue::Segment;
@@ -51,8 +49,7 @@ impl Kernel {
             let spec: LinkSpec = format!("tap:{name}").parse().unwrap();
             Some(net_link::open(&spec, 1).unwrap().remove(0))
         });
-        let fd = memfd_create(c"guest", MFdFlags::MFD_CLOEXEC).unwrap();
-        nix::unistd::ftruncate(&fd, 1 << 20).unwrap();
+        let fd = host_os::memfd::create("guest", 1 << 20).unwrap();
         let region = RegionSpec {
             guest_addr: 0,
             user_addr: 0,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use host_os::sync::lock;
 use net_link::Offloads;
 use virtio_spec::net::Header;
 use virtio_spec::net::feature as net;
@@ -19,7 +20,6 @@ use crate::path::tests::rig::PLAIN;
 use crate::path::tests::rig::frame;
 use crate::path::tests::rig::mac;
 use crate::port::Policy;
-use crate::published::lock;
 use crate::switch::Switch;
 
 fn kinds(guest: &Guest) -> Vec<ConditionKind> {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use host_os::sync::lock;
 use net_link::Offloads;
 use virtio_spec::net::Header;
 use virtio_spec::net::feature as net;
@@ -16,7 +17,6 @@ use crate::path::tests::rig::OFFLOADS;
 use crate::path::tests::rig::PLAIN;
 use crate::path::tests::rig::frame;
 use crate::path::tests::rig::large_frame;
-use crate::published::lock;
 use crate::switch::Switch;
 
 /// What drivers accept that has a say in the header, and the size of theirs.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::Mutex;
 
-use guest_memory::EventFd;
+use host_os::EventFd;
+use host_os::sync::lock;
 use net_link::Offloads;
 use nix::poll::PollFd;
 use nix::poll::PollFlags;
@@ -22,7 +23,6 @@ use crate::path::tests::rig::PLAIN;
 use crate::path::tests::rig::Wire;
 use crate::path::tests::rig::frame;
 use crate::path::tests::rig::large_frame;
-use crate::published::lock;
 use crate::switch::Switch;
 
 /// A frame that fills two buffers of 1526 bytes, so that no scraps of a lost one show behind it.

@@ -5,7 +5,7 @@ use std::sync::Barrier;
 use std::time::Duration;
 use std::time::Instant;
 
-use guest_memory::EventFd;
+use host_os::EventFd;
 use virtio_spec::net::Header;
 use virtqueue::Segment;
 

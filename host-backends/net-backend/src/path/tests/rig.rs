@@ -18,16 +18,15 @@ use device_model::QueueHandler;
 use device_model::QueueSetup;
 use device_model::RingAddresses;
 use device_model::Shelf;
-use guest_memory::EventFd;
 use guest_memory::GuestMemory;
 use guest_memory::IoVecs;
 use guest_memory::RegionSpec;
+use host_os::EventFd;
+use host_os::sync::lock;
 use net_link::Capabilities;
 use net_link::Link;
 use net_link::Offloads;
 use net_link::Sent;
-use nix::sys::memfd::MFdFlags;
-use nix::sys::memfd::memfd_create;
 use nix::sys::uio::RemoteIoVec;
 use nix::sys::uio::process_vm_readv;
 use nix::sys::uio::process_vm_writev;
@@ -50,7 +49,6 @@ use crate::control::guest_offloads;
 use crate::port::Policy;
 use crate::port::Port;
 use crate::port::PortState;
-use crate::published::lock;
 use crate::switch::Switch;
 
 /// What fresh memory holds.
@@ -115,8 +113,7 @@ pub struct Guest {
 }
 
 fn region(guest_addr: u64) -> (RegionSpec, OwnedFd) {
-    let fd = memfd_create(c"guest", MFdFlags::MFD_CLOEXEC).expect("memory");
-    nix::unistd::ftruncate(&fd, i64::try_from(REGION).expect("a size")).expect("memory");
+    let fd = host_os::memfd::create("guest", REGION).expect("memory");
     let spec = RegionSpec {
         guest_addr,
         size: REGION,

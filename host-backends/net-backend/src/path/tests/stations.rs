@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::Mutex;
 
+use host_os::sync::lock;
 use net_link::Offloads;
 use virtio_spec::net::Header;
 use zerocopy::IntoBytes;
@@ -19,7 +20,6 @@ use crate::path::tests::rig::mac;
 use crate::port::Policy;
 use crate::port::Port;
 use crate::port::PortState;
-use crate::published::lock;
 use crate::switch::Switch;
 
 /// The station behind the uplink.
@@ -29,7 +29,7 @@ const GATEWAY: u8 = 99;
 struct Net {
     switch: Arc<Switch>,
     wire: Arc<Mutex<Wire>>,
-    ready: Arc<guest_memory::EventFd>,
+    ready: Arc<host_os::EventFd>,
     guests: [Guest; 3],
 }
 

@@ -2,8 +2,12 @@
 //! blocks, whatever the peer does to its end.
 #![expect(unsafe_code, reason = "preadv2 has no safe wrapper")]
 
+mod signal;
+
 use crate::Error;
-use crate::signal::signal;
+use nix::poll::PollFd;
+use nix::poll::PollFlags;
+use nix::poll::PollTimeout;
 use nix::sys::eventfd::EfdFlags;
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
@@ -57,7 +61,7 @@ impl EventFd {
     #[inline]
     pub fn notify(&self) -> bool {
         if self.theirs {
-            return signal(self.fd.as_fd());
+            return signal::signal(self.fd.as_fd());
         }
         nix::unistd::write(&self.fd, &1_u64.to_ne_bytes()).is_ok()
     }
@@ -65,6 +69,12 @@ impl EventFd {
     /// Resets the counter without ever blocking; whether it was non-zero.
     #[inline]
     pub fn drain(&self) -> bool {
+        self.drain_count() != 0
+    }
+
+    /// As [`Self::drain`]; what the counter was.
+    #[inline]
+    pub fn drain_count(&self) -> u64 {
         let mut count = [0_u8; 8];
         let iov = libc::iovec {
             iov_base: count.as_mut_ptr().cast(),
@@ -74,7 +84,17 @@ impl EventFd {
         // even if the peer made it a blocking one.
         let got =
             unsafe { libc::preadv2(self.fd.as_raw_fd(), &raw const iov, 1, -1, libc::RWF_NOWAIT) };
-        got == 8
+        if got == 8 {
+            u64::from_ne_bytes(count)
+        } else {
+            0
+        }
+    }
+
+    /// Whether the counter is non-zero. It stays as it is.
+    pub fn is_pending(&self) -> bool {
+        let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+        nix::poll::poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 }
 
@@ -104,4 +124,53 @@ fn anonymous_inode() -> Result<(libc::dev_t, libc::ino_t), Error> {
     let own = EventFd::new()?;
     let stat = nix::sys::stat::fstat(&own).map_err(Error::nix("fstat"))?;
     Ok(*INODE.get_or_init(|| (stat.st_dev, stat.st_ino)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notifications_add_up_and_are_drained_once() {
+        let event = EventFd::new().unwrap();
+        assert!(!event.is_pending());
+        event.notify();
+        event.try_clone().unwrap().notify();
+        assert!(event.is_pending());
+        assert_eq!(event.drain_count(), 2);
+        assert_eq!(event.drain_count(), 0);
+        assert!(!event.drain());
+    }
+
+    #[test]
+    fn only_eventfds_pass_for_eventfds() {
+        let (pipe, writer) = nix::unistd::pipe().unwrap();
+        let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        for fd in [
+            pipe,
+            writer,
+            socket.into(),
+            crate::memfd::create("test", 8).unwrap(),
+        ] {
+            assert!(matches!(EventFd::from_peer(fd), Err(Error::NotEventFd)));
+        }
+        let mine = EventFd::new().unwrap();
+        let theirs = EventFd::from_peer(mine.try_clone().unwrap().into()).unwrap();
+        assert!(!theirs.drain());
+        assert!(mine.notify());
+        assert!(theirs.drain());
+        assert!(!theirs.drain());
+    }
+
+    #[test]
+    fn draining_a_blocking_eventfd_does_not_block() {
+        let flags = EfdFlags::EFD_CLOEXEC;
+        let fd: OwnedFd = nix::sys::eventfd::EventFd::from_value_and_flags(0, flags)
+            .unwrap()
+            .into();
+        let event = EventFd::from_peer(fd).unwrap();
+        assert!(!event.drain());
+        event.notify();
+        assert!(event.drain());
+    }
 }

@@ -98,3 +98,29 @@ fn take_fds(message: &libc::msghdr, fds: &mut Vec<OwnedFd>) {
         at = unsafe { libc::CMSG_NXTHDR(message, at) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::EventFd;
+
+    #[test]
+    fn descriptors_travel_with_their_bytes_and_none_is_lost() {
+        let (a, b) = std::os::unix::net::UnixStream::pair().unwrap();
+        let event = EventFd::new().unwrap();
+        let many = vec![event.as_fd(); 253];
+        assert_eq!(send(a.as_fd(), b"x", &many).unwrap(), 1);
+        let mut fds = Vec::new();
+        let mut bytes = [0; 8];
+        let all = receive(b.as_fd(), &mut bytes, &mut fds).unwrap();
+        assert_eq!((all.bytes, all.fds_lost), (1, false));
+        assert_eq!(fds.len(), 253);
+        let empty = receive(b.as_fd(), &mut bytes, &mut fds).unwrap_err();
+        assert_eq!(empty.kind(), io::ErrorKind::WouldBlock);
+        drop(a);
+        let end = receive(b.as_fd(), &mut bytes, &mut fds).unwrap();
+        assert_eq!((end.bytes, end.fds_lost), (0, false));
+    }
+}

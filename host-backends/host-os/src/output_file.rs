@@ -42,5 +42,5 @@ pub fn open(path: &Path, what: &str, ours: impl FnOnce(&[u8]) -> bool) -> io::Re
 }
 
 #[cfg(test)]
-#[path = "output_tests.rs"]
+#[path = "output_file_tests.rs"]
 mod tests;
