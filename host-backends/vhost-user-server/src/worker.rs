@@ -11,7 +11,7 @@ use device_model::Error;
 use device_model::Moderator;
 use device_model::Queue;
 use device_model::QueueHandler;
-use host_os::EventFd;
+use guest_memory::EventFd;
 use nix::poll::PollFd;
 use nix::poll::PollFlags;
 use nix::sys::time::TimeSpec;
