@@ -62,7 +62,8 @@ impl<F: PciFunction> Transport<F> {
     /// # Errors
     /// [`Error::NoQueue`], [`Error::NoVector`] or [`Error::BadQueue`] as the device answers.
     pub fn enable_queue(&self, setup: &QueueSetup) -> Result<Doorbell<F::Bar>, Error> {
-        if setup.size == 0 || setup.size > self.queue_size_max(setup.index)? {
+        let fits = (1..=self.queue_size_max(setup.index)?).contains(&setup.size);
+        if !fits || !(self.has(feature::RING_PACKED) || setup.size.is_power_of_two()) {
             return Err(Error::NoQueue);
         }
         let doorbell = self.doorbell(setup.index)?;

@@ -45,7 +45,18 @@ pub enum ResetState {
 pub struct Transport<F: PciFunction> {
     function: F,
     pub(crate) structures: Structures<F::Bar>,
+    device_type: u16,
     features: u64,
+}
+
+/// Which kind of device has these ids, modern or transitional; a transitional one is used by its modern registers.
+fn device_type(vendor: u16, device: u16) -> Option<u16> {
+    let mut transitional = pci::TRANSITIONAL_DEVICE_IDS.iter();
+    match device {
+        _ if vendor != pci::VENDOR_ID => None,
+        pci::DEVICE_ID_BASE..=0x107f => Some(device - pci::DEVICE_ID_BASE),
+        _ => transitional.find_map(|(id, kind)| (*id == device).then_some(*kind)),
+    }
 }
 
 impl<F: PciFunction> Transport<F> {
@@ -56,13 +67,12 @@ impl<F: PciFunction> Transport<F> {
     pub fn probe(function: F) -> Result<Self, Error> {
         let vendor = function.config_read_u16(VENDOR_ID);
         let device = function.config_read_u16(DEVICE_ID);
-        if vendor != pci::VENDOR_ID || !(pci::DEVICE_ID_BASE..=0x107f).contains(&device) {
-            return Err(Error::NotVirtio);
-        }
+        let device_type = device_type(vendor, device).ok_or(Error::NotVirtio)?;
         let structures = capability::find(&function)?;
         let transport = Self {
             function,
             structures,
+            device_type,
             features: 0,
         };
         transport.set_bus_master(true);
@@ -71,9 +81,7 @@ impl<F: PciFunction> Transport<F> {
 
     /// Which kind of device it is (sec. 5).
     pub fn device_type(&self) -> u16 {
-        self.function
-            .config_read_u16(DEVICE_ID)
-            .wrapping_sub(pci::DEVICE_ID_BASE)
+        self.device_type
     }
 
     /// The PCI function.

@@ -1,11 +1,22 @@
 //! Virtio over PCI (virtio 1.4 sec. 4.1).
 //!
-//! One rule: modern layout only; transitional and legacy registers are not described.
+//! One rule: modern layout only; legacy registers are not described.
 
 /// PCI vendor id (sec. 4.1.2).
 pub const VENDOR_ID: u16 = 0x1af4;
 /// PCI device id of a modern device is this plus the virtio device id (sec. 4.1.2).
 pub const DEVICE_ID_BASE: u16 = 0x1040;
+/// PCI device ids of transitional devices, which have the legacy registers besides the modern ones, each with the virtio
+/// device id that it stands for (sec. 4.1.2).
+pub const TRANSITIONAL_DEVICE_IDS: [(u16, u16); 7] = [
+    (0x1000, 1),
+    (0x1001, 2),
+    (0x1002, 5),
+    (0x1003, 3),
+    (0x1004, 8),
+    (0x1005, 4),
+    (0x1009, 9),
+];
 /// Lowest PCI revision id of a non-transitional device (sec. 4.1.2.1).
 pub const REVISION_ID: u8 = 1;
 /// "No MSI-X vector" (sec. 4.1.5.1.2).

@@ -30,10 +30,19 @@ pub(crate) struct Core {
 impl Core {
     /// Takes over the session's configuration and tells the driver.
     pub(crate) fn config_changed(&mut self, config: Vec<u8>) {
-        let count = u16::try_from(self.registers.queues().len()).unwrap_or(u16::MAX);
-        self.config = adapt(self.device_id, config, count);
-        self.registers.config_changed();
+        self.replace_config(config);
         self.notify_config();
+    }
+
+    /// Takes over the session's configuration; where it is another one, a driver that has read some of it sees so by the
+    /// generation (virtio 1.4, 4.1.4.3.1).
+    pub(crate) fn replace_config(&mut self, config: Vec<u8>) {
+        let count = u16::try_from(self.registers.queues().len()).unwrap_or(u16::MAX);
+        let config = adapt(self.device_id, config, count);
+        if config != self.config {
+            self.config = config;
+            self.registers.config_changed();
+        }
     }
 
     pub(crate) fn needs_reset(&mut self) {
@@ -46,10 +55,10 @@ impl Core {
         if !self.registers.has_status(status::DRIVER_OK) {
             return;
         }
+        // With MSI-X too (virtio 1.4, 4.1.4.5.1).
+        self.isr |= isr::CONFIG;
         if self.msix.enabled() {
             self.msix.trigger(self.registers.config_vector());
-        } else {
-            self.isr |= isr::CONFIG;
         }
     }
 }

@@ -159,7 +159,7 @@ impl VhostUserDevice {
         let count = u16::try_from(self.kicks.len()).unwrap_or(u16::MAX);
         let offered = offer(core.device_id, offered, &config, count);
         core.registers.offer(offered);
-        core.config = adapt(core.device_id, config, count);
+        core.replace_config(config);
     }
 
     /// What the driver set up for a queue, if it enabled it.
@@ -235,8 +235,7 @@ impl VhostUserDevice {
         if let Err(error) = self.session.write_config(offset, data) {
             tracing::debug!(%error, "a configuration write was not taken");
         }
-        let count = u16::try_from(self.kicks.len()).unwrap_or(u16::MAX);
-        core.config = adapt(core.device_id, self.session.config(), count);
+        core.replace_config(self.session.config());
     }
 
     /// Where the PCI configuration access window points, if that is a place in the BAR (virtio 1.4, 4.1.4.9).

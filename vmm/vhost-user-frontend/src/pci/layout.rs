@@ -33,6 +33,18 @@ pub(crate) const MSIX_PENDING: u64 = 0x8000;
 /// Bytes between the doorbells of two queues. Four, so that a 32-bit write (NOTIFICATION_DATA) touches one only.
 pub(crate) const NOTIFY_MULTIPLIER: u32 = 4;
 
+/// Most queues: each has a doorbell, and a vector beside that of the configuration.
+pub(crate) const QUEUES_MAX: u16 = {
+    let doorbells = PAGE / NOTIFY_MULTIPLIER as u64;
+    let vectors = (MSIX_PENDING - MSIX_TABLE) / 16;
+    let queues = if doorbells < vectors {
+        doorbells
+    } else {
+        vectors - 1
+    };
+    queues as u16
+};
+
 /// Subsystem id of every modern virtio device under QEMU; Windows driver packages match on it.
 const SUBSYSTEM_ID: u16 = 0x1100;
 

@@ -7,12 +7,14 @@ mod layout;
 pub mod registers;
 
 use std::fs::File;
+use std::mem::offset_of;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use machine::Ram;
 use virtio_spec::balloon;
+use virtio_spec::block;
 use virtio_spec::device_id;
 use virtio_spec::feature;
 use virtio_spec::net;
@@ -27,7 +29,7 @@ pub use self::device::VhostUserDevice;
 
 /// Bytes of `struct virtio_blk_config` up to and with `write_zeroes_may_unmap` and its padding (virtio 1.4, 5.2.4);
 /// every backend has these, later fields are of features that few offer.
-const BLOCK_CONFIG_LEN: u32 = 60;
+const BLOCK_CONFIG_LEN: u32 = offset_of!(block::Config, max_secure_erase_sectors) as u32;
 
 /// Bytes of `struct virtio_net_config` (virtio 1.4, 5.1.4).
 const NET_CONFIG_LEN: u32 = size_of::<net::Config>() as u32;
@@ -114,9 +116,12 @@ impl FrontendSpec {
         }
     }
 
-    fn session(&self) -> Result<SessionSpec> {
+    pub(crate) fn session(&self) -> Result<SessionSpec> {
         if !self.queue_size.is_power_of_two() || self.queue_size > 32768 {
             return Err(Error::Spec("a queue size is a power of two up to 32768"));
+        }
+        if self.queues > layout::QUEUES_MAX {
+            return Err(Error::Spec("the BAR has room for 1023 queues"));
         }
         if !(1..=63).contains(&self.device_id) {
             return Err(Error::Spec("a virtio device id is 1 to 63"));

@@ -308,7 +308,7 @@ impl Registers {
     }
 
     fn write_size(&mut self, value: u16) {
-        let packed = self.acked & feature::RING_PACKED != 0;
+        let packed = self.negotiated() & feature::RING_PACKED != 0;
         if let Some(queue) = self.configurable()
             && (1..=queue.size_max).contains(&value)
             && (packed || value.is_power_of_two())

@@ -269,6 +269,7 @@ fn row_12_vectors_flip_at_any_time_and_bad_ones_read_back_as_none() {
             write_u16(&mut registers, offset::CONFIG_MSIX_VECTOR, written),
             Action::ConfigVector
         );
+        assert_eq!(read_u16(&registers, offset::CONFIG_MSIX_VECTOR), kept);
         assert_eq!(registers.config_vector(), kept);
     }
     let again = write_u16(&mut registers, offset::QUEUE_MSIX_VECTOR, 0x1234);
@@ -323,6 +324,23 @@ fn a_size_must_be_within_the_maximum_and_for_split_rings_a_power_of_two() {
     accept(&mut registers, feature::VERSION_1 | feature::RING_PACKED);
     write_u16(&mut registers, offset::QUEUE_SIZE, 100);
     assert_eq!(read_u16(&registers, offset::QUEUE_SIZE), 100);
+    // Features that are not agreed yet may still be taken back.
+    let mut registers = device();
+    registers.write(offset::DRIVER_FEATURE_SELECT, &1u32.to_le_bytes());
+    registers.write(offset::DRIVER_FEATURE, &[0xff; 4]);
+    write_u16(&mut registers, offset::QUEUE_SIZE, 100);
+    assert_eq!(read_u16(&registers, offset::QUEUE_SIZE), 256);
+}
+
+#[test]
+fn what_the_driver_accepts_can_be_read_back() {
+    let mut registers = device();
+    accept(&mut registers, OFFER);
+    for (select, shift) in [(0u32, 0), (1, 32)] {
+        registers.write(offset::DRIVER_FEATURE_SELECT, &select.to_le_bytes());
+        let half = u64::from(read_u32(&registers, offset::DRIVER_FEATURE));
+        assert_eq!(half, OFFER >> shift & 0xffff_ffff);
+    }
 }
 
 #[test]

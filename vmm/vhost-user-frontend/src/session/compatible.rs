@@ -1,9 +1,13 @@
 //! Whether a backend that came back is still the device that the running guest knows. Rule: a guest with a started
 //! device never sees a feature, a queue or a fixed configuration field go away under it.
 
+use std::mem::offset_of;
 use std::ops::Range;
 
+use virtio_spec::balloon;
+use virtio_spec::block;
 use virtio_spec::device_id;
+use virtio_spec::net;
 
 use super::State;
 use super::establish::Link;
@@ -44,15 +48,30 @@ pub(crate) fn check(
     }
 }
 
+/// The bytes from one field up to, and without, another.
+macro_rules! fields {
+    ($config:ty: $first:ident..$after:ident) => {
+        offset_of!($config, $first)..offset_of!($config, $after)
+    };
+}
+
+/// All four fields are live (virtio 1.4, 5.5.4).
+const ALL_OF_BALLOON: Range<usize> = 0..size_of::<balloon::Config>();
+
 /// Fields that may change while the driver runs; everything else is fixed. `None`: nothing is known of the device.
 fn changeable(device: u32) -> Option<&'static [Range<usize>]> {
     match device {
-        // `capacity` (a resize) and `writeback` (virtio 1.4, 5.2.4).
-        device_id::BLOCK => Some(&[0..8, 32..33]),
-        // `status`, `mtu`, `speed` and `duplex` (virtio 1.4, 5.1.4).
-        device_id::NET => Some(&[6..8, 10..17]),
-        // All four fields are live (virtio 1.4, 5.5.4).
-        device_id::BALLOON => Some(&[0..8, 8..16]),
+        // A resize, and the cache (virtio 1.4, 5.2.4).
+        device_id::BLOCK => Some(&[
+            fields!(block::Config: capacity..size_max),
+            fields!(block::Config: writeback..unused0),
+        ]),
+        // Status, and MTU, speed and duplex (virtio 1.4, 5.1.4).
+        device_id::NET => Some(&[
+            fields!(net::Config: status..max_virtqueue_pairs),
+            fields!(net::Config: mtu..rss_max_key_size),
+        ]),
+        device_id::BALLOON => Some(std::slice::from_ref(&ALL_OF_BALLOON)),
         _ => None,
     }
 }

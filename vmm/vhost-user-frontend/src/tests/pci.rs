@@ -20,6 +20,7 @@ use vhost_user_protocol::FrontendMessage as Message;
 use vhost_user_protocol::Request;
 use virtio_spec::block;
 use virtio_spec::feature;
+use virtio_spec::pci::NO_VECTOR;
 use virtio_spec::pci::cap;
 use virtio_spec::pci::cap_type;
 use virtio_spec::pci::common;
@@ -273,6 +274,7 @@ fn a_driver_finds_a_modern_disk() {
     let mut guest = Guest::new(&backend);
     assert_eq!(guest.config(0), [0xf4, 0x1a, 0x42, 0x10]);
     assert_eq!(guest.config(8), [1, 0, 0, 1]);
+    assert_eq!(guest.config(0x2c), [0xf4, 0x1a, 0, 0x11]);
     for kind in 1..=5 {
         assert!(guest.capabilities.contains_key(&kind), "capability {kind}");
     }
@@ -280,6 +282,57 @@ fn a_driver_finds_a_modern_disk() {
     // The backend's 35, 36 became the number of queues that there are.
     assert_eq!(guest.read(cap_type::DEVICE, 32), [33, 34, 2, 0]);
     assert_eq!(guest.read(cap_type::DEVICE, 58), [59, 60, 0, 0]);
+    // The capacity has 64 bits, and its halves can be read apart.
+    assert_eq!(guest.read(cap_type::DEVICE, 4), [5, 6, 7, 8]);
+    assert_eq!(guest.read(cap_type::DEVICE, 0), [1, 2, 3, 4]);
+}
+
+#[test]
+fn every_capability_says_its_length_and_a_place_inside_the_bar() {
+    let backend = backend();
+    let mut guest = Guest::new(&backend);
+    let mut taken: Vec<std::ops::Range<u32>> = Vec::new();
+    for (kind, len) in [
+        (cap_type::COMMON, cap::SIZE),
+        (cap_type::NOTIFY, cap::NOTIFY_SIZE),
+        (cap_type::ISR, cap::SIZE),
+        (cap_type::DEVICE, cap::SIZE),
+    ] {
+        let at = guest.capabilities[&kind];
+        let said = guest.config::<1>(at + cap16(cap::LENGTH))[0];
+        assert_eq!(usize::from(said), len, "capability {kind}");
+        assert_eq!(guest.config(at + cap16(cap::BAR)), [0]);
+        let offset = u32::from_le_bytes(guest.config(at + cap16(cap::OFFSET)));
+        let length = u32::from_le_bytes(guest.config(at + cap16(cap::STRUCTURE_LENGTH)));
+        assert_eq!(offset % 4, 0, "capability {kind}");
+        assert!(offset + length <= 0x1_0000, "capability {kind}");
+        let apart =
+            |other: &std::ops::Range<u32>| other.end <= offset || offset + length <= other.start;
+        assert!(taken.iter().all(apart), "capability {kind}");
+        taken.push(offset..offset + length);
+    }
+    let at = guest.capabilities[&cap_type::PCI];
+    let said = guest.config::<1>(at + cap16(cap::LENGTH))[0];
+    assert_eq!(usize::from(said), cap::PCI_CFG_SIZE);
+    // Each doorbell is whole inside the structure, with the data of NOTIFICATION_DATA too.
+    assert!(guest.notify_multiplier.is_multiple_of(4) && guest.notify_multiplier.is_power_of_two());
+    let notify = guest.config(guest.capabilities[&cap_type::NOTIFY] + cap16(cap::STRUCTURE_LENGTH));
+    assert!(u64::from(u32::from_le_bytes(notify)) >= guest.notify_multiplier + 4);
+    // A vector for each queue and one for the configuration.
+    let control = guest.config(guest.capabilities[&0] + 2);
+    assert_eq!(u16::from_le_bytes(control) & 0x7ff, 2);
+}
+
+#[test]
+fn more_queues_than_there_is_room_for_in_the_bar_are_refused() {
+    let backend = backend();
+    for (queues, fits) in [(1023, true), (1024, false), (u16::MAX, false)] {
+        let spec = FrontendSpec {
+            queues,
+            ..FrontendSpec::block(backend.path())
+        };
+        assert_eq!(spec.session().is_ok(), fits, "{queues} queues");
+    }
 }
 
 #[test]
@@ -439,7 +492,41 @@ fn a_configuration_change_counts_the_generation_up_and_interrupts() {
     assert_eq!(guest.common(common::CONFIG_GENERATION), [before + 1]);
     assert_eq!(guest.read(cap_type::DEVICE, 0), [0x55; 8]);
     assert_eq!(guest.read(cap_type::DEVICE, 34), [2, 0]);
+    assert_eq!(guest.read(cap_type::ISR, 0), [2], "with MSI-X too");
     assert_eq!(guest.read(cap_type::ISR, 0), [0]);
+}
+
+#[test]
+fn what_a_driver_changes_itself_counts_the_generation_up_where_it_changed_something() {
+    let backend = backend();
+    let mut guest = Guest::new(&backend);
+    guest.start();
+    let [before] = guest.common(common::CONFIG_GENERATION);
+    let [own] = guest.read(cap_type::DEVICE, 32);
+    guest.write(cap_type::DEVICE, 32, &[own]);
+    assert_eq!(guest.common(common::CONFIG_GENERATION), [before]);
+    // The backend takes it.
+    backend.set(|facts| facts.config[32] = own ^ 1);
+    guest.write(cap_type::DEVICE, 32, &[own ^ 1]);
+    assert_eq!(guest.read(cap_type::DEVICE, 32), [own ^ 1]);
+    assert_eq!(guest.common(common::CONFIG_GENERATION), [before + 1]);
+}
+
+#[test]
+fn a_change_of_the_configuration_without_a_vector_interrupts_nobody() {
+    let backend = backend();
+    let mut guest = Guest::new(&backend);
+    guest.start();
+    guest.set_common(common::CONFIG_MSIX_VECTOR, &NO_VECTOR.to_le_bytes());
+    let [before] = guest.common(common::CONFIG_GENERATION);
+    for vector in 0..3 {
+        guest.take(vector);
+    }
+    backend.announce_config(vec![0x55; 60]);
+    // The bit is set after the generation, and before an interrupt would come.
+    eventually("the change", || guest.read(cap_type::ISR, 0) == [2]);
+    assert_eq!(guest.common(common::CONFIG_GENERATION), [before + 1]);
+    assert_eq!([guest.take(0), guest.take(1), guest.take(2)], [0; 3]);
 }
 
 #[test]
