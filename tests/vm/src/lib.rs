@@ -24,9 +24,12 @@ pub mod qmp;
 pub mod soak;
 pub mod stream;
 pub mod tree;
+mod trial;
 
 use std::fmt;
 use std::path::Path;
+
+pub use self::trial::trial;
 
 /// Why a test cannot run on this machine.
 #[derive(Debug)]

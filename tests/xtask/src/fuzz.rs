@@ -4,6 +4,9 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -71,21 +74,38 @@ pub fn run(args: &Args) -> anyhow::Result<bool> {
     Ok(good)
 }
 
-/// Some seconds for each target, each of them counted as a test.
-pub fn short_run(no_install: bool) -> anyhow::Result<Totals> {
+/// Some seconds for each target whose name contains `filter`, each of them counted as a test; as many at a time as there
+/// are processors.
+pub fn short_run(no_install: bool, filter: Option<&str>) -> anyhow::Result<Totals> {
+    let mut totals = Totals::of("fuzz");
+    let mut names = targets()?;
+    names.retain(|name| name.contains(filter.unwrap_or_default()));
+    if names.is_empty() {
+        return Ok(totals);
+    }
     packages::ensure(no_install)?;
     if let Err(missing) = vm::tool("c++", "g++") {
         return Ok(Totals::not_run("fuzz", &missing.to_string()));
     }
     let start = Instant::now();
-    let mut totals = Totals {
-        runner: "fuzz".into(),
-        ..Totals::default()
-    };
     build()?;
-    for name in targets()? {
-        let mut command = fuzzing(&name, SHORT)?;
-        let good = shell::show(command.arg("-verbosity=0").arg("-print_final_stats=1"))?;
+    totals.time("fuzz: the build", start.elapsed().as_secs_f64());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let waiting = Mutex::new(names.into_iter());
+    let next = || lock(&waiting).next();
+    let done = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some(name) = next() {
+                    let good = short(&name);
+                    lock(&done).push((name, good));
+                }
+            });
+        }
+    });
+    for (name, good) in std::mem::take(&mut *lock(&done)) {
+        let good = good?;
         host_os::tell!("fuzz {name} ... {}", if good { "ok" } else { "FAILED" });
         if good {
             totals.passed += 1;
@@ -95,6 +115,17 @@ pub fn short_run(no_install: bool) -> anyhow::Result<Totals> {
     }
     totals.seconds = start.elapsed().as_secs();
     Ok(totals)
+}
+
+/// One target for some seconds.
+fn short(name: &str) -> anyhow::Result<bool> {
+    let mut command = fuzzing(name, SHORT)?;
+    shell::show(command.arg("-verbosity=0").arg("-print_final_stats=1"))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Names and verdicts are whole whatever panicked beside them.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The files of `tests/fuzz/targets`.

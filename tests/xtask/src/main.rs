@@ -9,6 +9,7 @@ mod fuzz;
 mod man;
 mod packages;
 mod shell;
+mod skips;
 mod soak;
 mod test;
 mod totals;

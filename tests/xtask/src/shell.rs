@@ -52,14 +52,19 @@ pub fn say(text: &str) {
     host_os::tell!("==> {text}");
 }
 
-/// Runs a command and gives each line of its output to `line`; errors go where ours go.
+/// Runs a command and gives each line of its output to `line`. Both of its streams come through one pipe, so that what
+/// cargo says of a test program stands before what the program says.
 pub fn stream(command: &mut Command, mut line: impl FnMut(&str)) -> anyhow::Result<bool> {
     say(&typed(command));
-    command.stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("Start {}", typed(command)))?;
-    let output = child.stdout.take().context("No output")?;
+    let (output, input) = std::io::pipe().context("A pipe")?;
+    command
+        .stdin(Stdio::null())
+        .stdout(input.try_clone().context("A pipe")?)
+        .stderr(input);
+    let child = command.spawn();
+    let mut child = child.with_context(|| format!("Start {}", typed(command)))?;
+    // The command keeps the ends that it was given, and the pipe would never end.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut reader = BufReader::new(output);
     let mut raw = Vec::new();
     while reader.read_until(b'\n', &mut raw)? > 0 {

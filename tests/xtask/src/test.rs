@@ -1,16 +1,19 @@
 //! `cargo xtask test`: all runners, one sum.
 //!
 //! One rule: the last line is `N passed, N failed, N skipped` over all runners, and `--ci` fails
-//! when something was skipped that CI can run.
+//! when something was skipped that CI can run, by the list in [`crate::skips`].
 
 use std::process::Command;
 use std::time::Instant;
 
 use clap::ValueEnum;
 
+use crate::check;
+use crate::check::Meanwhile;
 use crate::fuzz;
 use crate::packages;
 use crate::shell;
+use crate::skips;
 use crate::totals;
 use crate::totals::Skipped;
 use crate::totals::Totals;
@@ -19,8 +22,9 @@ use crate::totals::Totals;
 ///
 /// The runners, in this order: `unit` (all crates: layouts, units, loopback, protocol, tidy; no
 /// root, network or KVM), `loom` (memory ordering of the rings, every interleaving), `vm` (whole
-/// machines: probe guest, Debian under QEMU, Debian nested), `fuzz` (some seconds for each target,
-/// with --ci or by name).
+/// machines: probe guest, Debian under QEMU, Debian nested), `fuzz` (some seconds for each target),
+/// `check` (what `cargo xtask check` does, each step counted as a test). The last two run with --ci
+/// or by name.
 #[derive(clap::Args)]
 pub struct Args {
     /// As CI runs it: all runners, and a skip fails unless this machine really cannot.
@@ -39,7 +43,7 @@ pub struct Args {
     /// and moved many times (PARAVANE_LONG=1).
     #[arg(long)]
     long: bool,
-    /// Only tests whose name contains this.
+    /// Only tests whose name contains this; that there are none is a failure.
     filter: Option<String>,
 }
 
@@ -52,36 +56,59 @@ enum Runner {
     Loom,
     Vm,
     Fuzz,
+    Check,
 }
+
+const RUNNERS: [Runner; 5] = [
+    Runner::Unit,
+    Runner::Loom,
+    Runner::Vm,
+    Runner::Fuzz,
+    Runner::Check,
+];
+
+/// How many tests are named with their times.
+const SLOWEST: usize = 10;
 
 pub fn run(args: &Args) -> anyhow::Result<bool> {
     packages::ensure(args.no_install)?;
+    let runners: Vec<Runner> = RUNNERS
+        .into_iter()
+        .filter(|runner| args.wants(*runner))
+        .collect();
+    // Built on what the other runners leave idle.
+    let mut deny = None;
     let mut all = Vec::new();
-    for runner in [Runner::Unit, Runner::Loom, Runner::Vm, Runner::Fuzz] {
-        let chosen = args.only.contains(&runner);
-        if chosen || (args.only.is_empty() && (runner != Runner::Fuzz || args.ci)) {
-            all.push(one(args, runner)?);
+    for runner in &runners {
+        if *runner == Runner::Vm && runners.contains(&Runner::Check) {
+            deny = check::build_deny_meanwhile(args.no_install)?;
         }
+        all.push(one(args, *runner, &mut deny)?);
+    }
+    if let Some(filter) = &args.filter
+        && all.iter().all(Totals::is_empty)
+    {
+        anyhow::bail!("No test's name contains {filter:?}");
     }
     Ok(report(args, &all))
 }
 
-fn one(args: &Args, runner: Runner) -> anyhow::Result<Totals> {
-    match runner {
-        Runner::Unit => {
-            let options = [
-                "test",
-                "--workspace",
-                "--exclude",
-                "vm",
-                "--no-fail-fast",
-                "--locked",
-            ];
-            let mut command = shell::cargo(&options);
-            // What a passing test says is shown: that it skipped itself, maybe.
-            command.args(["--", "--show-output"]);
-            cargo_test(args, "unit", &mut command)
+impl Args {
+    fn wants(&self, runner: Runner) -> bool {
+        match runner {
+            _ if self.only.contains(&runner) => true,
+            _ if !self.only.is_empty() => false,
+            Runner::Fuzz => self.ci,
+            // Its steps have no names that one filters by.
+            Runner::Check => self.ci && self.filter.is_none(),
+            Runner::Unit | Runner::Loom | Runner::Vm => true,
         }
+    }
+}
+
+fn one(args: &Args, runner: Runner, deny: &mut Option<Meanwhile>) -> anyhow::Result<Totals> {
+    match runner {
+        Runner::Unit => unit(args),
         Runner::Loom => {
             let mut command = shell::cargo(&["test", "-p", "virtqueue", "--lib", "--release"]);
             command.env("RUSTFLAGS", "--cfg loom");
@@ -89,7 +116,7 @@ fn one(args: &Args, runner: Runner) -> anyhow::Result<Totals> {
             command.env("CARGO_TARGET_DIR", vm::paths::target().join("loom"));
             command.args(["--locked", "--", "loom"]);
             let mut totals = cargo_test(args, "loom", &mut command)?;
-            if totals.failed == 0 && totals.passed == 0 && args.filter.is_none() {
+            if totals.is_empty() && args.filter.is_none() {
                 totals = Totals::not_run("loom", "no model in virtqueue is named loom");
             }
             Ok(totals)
@@ -98,8 +125,32 @@ fn one(args: &Args, runner: Runner) -> anyhow::Result<Totals> {
             let options = ["test", "-p", "vm", "--no-fail-fast", "--locked"];
             cargo_test(args, "vm", &mut shell::cargo(&options))
         }
-        Runner::Fuzz => fuzz::short_run(args.no_install),
+        Runner::Fuzz => fuzz::short_run(args.no_install, args.filter.as_deref()),
+        Runner::Check => check::as_tests(args.no_install, deny.take()),
     }
+}
+
+/// All that libtest runs but tests/vm; documentation tests apart, for rustdoc does not take the same words.
+fn unit(args: &Args) -> anyhow::Result<Totals> {
+    let options = [
+        "test",
+        "--workspace",
+        "--exclude",
+        "vm",
+        "--no-fail-fast",
+        "--locked",
+    ];
+    let mut command = shell::cargo(&options);
+    // libtest tells times only where unstable words are allowed: to the test programs, and to nothing that is built.
+    let runner = "target.'cfg(unix)'.runner = ['env', 'RUSTC_BOOTSTRAP=1']";
+    command.args(["--tests", "--config", runner]);
+    // What a passing test says is shown: that it skipped itself, maybe.
+    let words = ["--", "--show-output", "-Zunstable-options", "--report-time"];
+    let mut totals = cargo_test(args, "unit", command.args(words))?;
+    let mut documented = shell::cargo(&options);
+    let documented = cargo_test(args, "unit", documented.args(["--doc", "--"]))?;
+    totals.add(documented);
+    Ok(totals)
 }
 
 fn cargo_test(args: &Args, name: &str, command: &mut Command) -> anyhow::Result<Totals> {
@@ -111,10 +162,7 @@ fn cargo_test(args: &Args, name: &str, command: &mut Command) -> anyhow::Result<
         command.env("PARAVANE_LONG", "1");
     }
     let start = Instant::now();
-    let mut totals = Totals {
-        runner: name.into(),
-        ..Totals::default()
-    };
+    let mut totals = Totals::of(name);
     let success = shell::stream(command, |line| {
         totals.line(line);
         if args.json {
@@ -128,28 +176,19 @@ fn cargo_test(args: &Args, name: &str, command: &mut Command) -> anyhow::Result<
     Ok(totals)
 }
 
-/// Skips that CI accepts.
-fn accepted(skipped: &Skipped) -> bool {
-    let kvm = skipped.reason.starts_with("no /dev/kvm") && vm::kvm().is_err();
-    let huge = skipped.reason.starts_with("no huge pages");
-    // A later Debian's QEMU is asked of apt each time; what it said stands in the reason.
-    let newer = skipped
-        .reason
-        .starts_with("apt has no trixie-backports QEMU");
-    // No test: the body of a process that tests start.
-    let body = skipped.reason.starts_with("run by the other tests");
-    kvm || huge || newer || body
-}
-
 fn report(args: &Args, all: &[Totals]) -> bool {
     let skipped: Vec<&Skipped> = all.iter().flat_map(|totals| &totals.skipped).collect();
     for skip in &skipped {
-        let verdict = if args.ci && !accepted(skip) {
-            " (CI can run this)"
-        } else {
-            ""
+        let verdict = match skips::accepted(skip) {
+            Some(why) => format!(" ({why})"),
+            None if args.ci => " (CI can run this)".into(),
+            None => String::new(),
         };
         host_os::tell!("skipped {}: {}{verdict}", skip.name, skip.reason);
+    }
+    let slowest = totals::slowest(all, SLOWEST);
+    for test in &slowest {
+        host_os::tell!("{:>8.1} s {}", test.seconds, test.name);
     }
     for totals in all {
         let Totals {
@@ -165,10 +204,13 @@ fn report(args: &Args, all: &[Totals]) -> bool {
         );
     }
     let failed = all.iter().any(|totals| totals.failed > 0);
-    let unaccepted = args.ci && skipped.iter().any(|skip| !accepted(skip));
+    let unaccepted = args.ci && skipped.iter().any(|skip| skips::accepted(skip).is_none());
     let line = totals::last_line(all);
     if args.json {
-        host_os::say!("{}", serde_json::json!({ "runners": all, "summary": line }));
+        host_os::say!(
+            "{}",
+            serde_json::json!({ "runners": all, "slowest": slowest, "summary": line })
+        );
     } else {
         host_os::say!("{line}");
     }

@@ -10,10 +10,6 @@ use std::collections::BTreeSet;
 
 use anyhow::ensure;
 use libtest_mimic::Arguments;
-use libtest_mimic::Completion;
-use libtest_mimic::Failed;
-use libtest_mimic::Trial;
-use vm::Skip;
 use vm::binaries;
 use vm::documents;
 use vm::documents::Example;
@@ -38,31 +34,18 @@ fn main() {
         arguments.test_threads = Some(1);
     }
     let name = "every_command_in_the_documents_and_help_texts_has_a_runner";
-    let mut trials = vec![trial(name.into(), every_command_has_a_runner)];
+    let mut trials = vec![vm::trial(name, every_command_has_a_runner)];
     let starts = RECIPES.iter().enumerate().filter(|(_, r)| !r.continues);
     for (at, first) in starts {
         let rest = RECIPES.get(at + 1..).unwrap_or_default();
         let following = rest.iter().take_while(|recipe| recipe.continues);
         let chain: Vec<&Recipe> = std::iter::once(first).chain(following).collect();
         let name = format!("the_commands_work_{}", first.name);
-        trials.push(trial(name, move || {
+        trials.push(vm::trial(&name, move || {
             scene::run(first.name, &chain, &all_examples()?)
         }));
     }
     libtest_mimic::run(&arguments, trials).exit();
-}
-
-fn trial(name: String, test: impl FnOnce() -> anyhow::Result<()> + Send + 'static) -> Trial {
-    Trial::ignorable_test(name.clone(), move || match test() {
-        Ok(()) => Ok(Completion::Completed),
-        Err(error) => match error.downcast_ref::<Skip>() {
-            Some(reason) => {
-                host_os::say!("SKIP {name}: {reason}");
-                Ok(Completion::ignored_with(reason))
-            }
-            None => Err(Failed::from(format!("{error:#}"))),
-        },
-    })
 }
 
 /// Whatever a reader finds, without lines that are tasks of xtask.

@@ -9,9 +9,6 @@ mod manners;
 mod monitor;
 
 use libtest_mimic::Arguments;
-use libtest_mimic::Completion;
-use libtest_mimic::Failed;
-use libtest_mimic::Trial;
 
 type Test = fn() -> anyhow::Result<()>;
 
@@ -120,23 +117,8 @@ const TESTS: &[(&str, Test)] = &[
 
 fn main() {
     let arguments = Arguments::from_args();
-    let trials = TESTS.iter().map(|(name, test)| {
-        let name = (*name).to_string();
-        Trial::ignorable_test(name.clone(), move || run(&name, *test))
-    });
+    let trials = TESTS
+        .iter()
+        .map(|(name, test)| vm::trial(name, || vm::kvm().and_then(|()| test())));
     libtest_mimic::run(&arguments, trials.collect()).exit();
-}
-
-/// A skip is told on its own line, `SKIP name: reason`, for `cargo xtask test`.
-fn run(name: &str, test: Test) -> Result<Completion, Failed> {
-    match vm::kvm().and_then(|()| test()) {
-        Ok(()) => Ok(Completion::Completed),
-        Err(error) => match error.downcast_ref::<vm::Skip>() {
-            Some(reason) => {
-                host_os::say!("SKIP {name}: {reason}");
-                Ok(Completion::ignored_with(reason))
-            }
-            None => Err(format!("{error:#}").into()),
-        },
-    }
 }

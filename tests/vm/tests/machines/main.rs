@@ -12,10 +12,6 @@ mod probe_balloon;
 mod probe_net;
 
 use libtest_mimic::Arguments;
-use libtest_mimic::Completion;
-use libtest_mimic::Failed;
-use libtest_mimic::Trial;
-use vm::Skip;
 
 type Test = fn() -> anyhow::Result<()>;
 
@@ -145,23 +141,6 @@ fn main() {
     if arguments.test_threads.is_none() {
         arguments.test_threads = Some(1);
     }
-    let trials = TESTS.iter().map(|(name, test)| {
-        let name = (*name).to_string();
-        Trial::ignorable_test(name.clone(), move || run(&name, *test))
-    });
+    let trials = TESTS.iter().map(|(name, test)| vm::trial(name, test));
     libtest_mimic::run(&arguments, trials.collect()).exit();
-}
-
-/// A skip is told on its own line, `SKIP name: reason`, for `cargo xtask test`.
-fn run(name: &str, test: Test) -> Result<Completion, Failed> {
-    match test() {
-        Ok(()) => Ok(Completion::Completed),
-        Err(error) => match error.downcast_ref::<Skip>() {
-            Some(reason) => {
-                host_os::say!("SKIP {name}: {reason}");
-                Ok(Completion::ignored_with(reason))
-            }
-            None => Err(format!("{error:#}").into()),
-        },
-    }
 }
