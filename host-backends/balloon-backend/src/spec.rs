@@ -99,8 +99,7 @@ pub struct BalloonSpec {
     /// Whether host memory is taken before a page that leaves the balloon is acknowledged.
     #[arg(long, value_enum, default_value_t, help_heading = "Balloon")]
     pub repopulate: Repopulate,
-    /// File that keeps target, policy and size of the balloon over a restart of the daemon; `paravane run` names one in the
-    /// VM's runtime folder.
+    /// File that keeps target, policy and size of the balloon over a restart of the daemon.
     #[arg(long, value_name = "FILE", help_heading = "Balloon")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state_file: Option<PathBuf>,

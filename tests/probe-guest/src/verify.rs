@@ -2,15 +2,15 @@
 //!
 //! Rule: a sector under way belongs to one request only, so the model always knows what it must hold; a request that comes back twice,
 //! never, or with the wrong bytes ends the job.
+mod buffers;
+mod error_paths;
+
 use alloc::vec::Vec;
 
 use block_driver::Completion;
 use block_driver::Operation;
 use block_driver::Refusal;
 use block_driver::Request;
-use block_driver::RequestError;
-use block_driver::Serial;
-use block_driver::Success;
 
 use crate::apic;
 use crate::command::Task;
@@ -18,12 +18,13 @@ use crate::cpu;
 use crate::json::Line;
 use crate::machine::Failure;
 use crate::machine::Machine;
-use crate::pattern;
 use crate::pattern::Random;
-use crate::pattern::SECTOR;
 use crate::platform::Buffer;
 use crate::workload::Disk;
 use crate::workload::number;
+
+use self::buffers::check_buffer;
+use self::buffers::fill_buffer;
 
 /// Without a completion for this long the disk counts as dead, in milliseconds.
 const STALL_MS: u64 = 60_000;
@@ -451,75 +452,6 @@ impl Verify<'_> {
         self.drain()
     }
 
-    /// Sends one request past the driver's checks and returns how the device took it.
-    fn alone(
-        &mut self,
-        request: Request<Buffer>,
-    ) -> Result<(Result<Success, RequestError>, Option<Buffer>), Failure> {
-        self.submit(0, request)?;
-        let start = cpu::tsc();
-        loop {
-            if let Some(done) = self.poll(0)? {
-                return Ok((done.result, done.buffer));
-            }
-            if cpu::tsc() - start > self.machine.platform.ticks(STALL_MS) {
-                return Err(Failure::new("A bad request never came back", 0));
-            }
-        }
-    }
-
-    fn error_paths(&mut self) -> Result<(), Failure> {
-        let info = self.disk.driver.info();
-        let len = info.block_size;
-        let mut buffer = self.machine.platform.buffer(len, len);
-        let mut cases = alloc::vec![
-            (0, info.capacity_sectors, "read beyond the end"),
-            (0, u64::MAX / 512, "read far beyond the end"),
-            (0x7ffe, 0, "request of an unknown type"),
-        ];
-        match info.read_only {
-            true => cases.push((1, 0, "write to a read-only disk")),
-            false => cases.push((1, info.capacity_sectors, "write beyond the end")),
-        }
-        for (request_type, sector, what) in cases {
-            let operation = Operation::Raw {
-                request_type,
-                sector,
-            };
-            let (result, back) = self.alone(Request {
-                operation,
-                buffer: buffer.take(),
-                cookie: 0,
-            })?;
-            buffer = back;
-            let expected = match request_type {
-                0x7ffe => RequestError::Unsupported,
-                _ => RequestError::Io,
-            };
-            let good = result == Err(expected);
-            Line::new("refused")
-                .text("what", what)
-                .truth("good", good)
-                .print();
-            if !good {
-                return Err(Failure::new(what, sector));
-            }
-        }
-        let (result, _) = self.alone(Request {
-            operation: Operation::GetSerial,
-            buffer: None,
-            cookie: 0,
-        })?;
-        if let Ok(Success::Serial(serial)) = result {
-            let text = core::str::from_utf8(Serial::as_bytes(&serial)).unwrap_or("(not text)");
-            Line::new("serial").text("serial", text).print();
-        }
-        // The disk still works.
-        let slot = self.free_slot()?;
-        self.start(slot, Operation::Read { sector: 0 }, self.block)?;
-        self.drain()
-    }
-
     fn report(&self, extent: Extent) {
         let mut line = Line::new(if extent == Extent::Everything {
             "verify"
@@ -540,36 +472,4 @@ impl Verify<'_> {
             .number("longest_pause_ms", pause_ms);
         line.number("interrupts", cpu::interrupts()).print();
     }
-}
-
-fn fill_buffer(buffer: &Buffer, sector: u64, sectors: u64, generation: u32) {
-    let mut bytes = [0; SECTOR];
-    for index in 0..sectors {
-        pattern::fill(&mut bytes, sector + index, generation);
-        buffer.write(index as usize * SECTOR, &bytes);
-    }
-}
-
-/// Compares what was read with the model, and lets the model learn what it could not know.
-fn check_buffer(buffer: &Buffer, sector: u64, tags: &mut [u32]) -> Result<(), Failure> {
-    let mut bytes = [0; SECTOR];
-    for (index, tag) in tags.iter_mut().enumerate() {
-        buffer.read(index * SECTOR, &mut bytes);
-        let at = sector + index as u64;
-        let generation = *tag & !DISCARDED;
-        let zero = pattern::is_zero(&bytes);
-        let as_written = match generation {
-            UNKNOWN => true,
-            ZERO => zero,
-            generation => pattern::matches(&bytes, at, generation),
-        };
-        if *tag & DISCARDED != 0 && zero {
-            *tag = ZERO;
-        } else if as_written {
-            *tag = generation;
-        } else {
-            return Err(Failure::new("Wrong data in sector", at));
-        }
-    }
-    Ok(())
 }

@@ -1,327 +1,95 @@
-//! Who may depend on whom: the edge table, the versions' single home, features, error crates.
+//! Who may depend on whom: the edge table, for products and for tests.
 //!
-//! One rule: a new edge between crates changes the table here in the same commit.
+//! One rule: a new edge between crates changes the table here in the same commit, and an edge that goes does too.
 
-use cargo_metadata::DependencyKind;
+use crate::Rule;
+use crate::tree::Crate;
+use crate::tree::Tree;
 
-use crate::code;
-use crate::report;
-use crate::tree;
-
-const GUEST: &[&str] = &[
-    "virtio-spec",
-    "virtqueue",
-    "driver-platform",
-    "virtio-pci",
-    "block-driver",
-    "net-driver",
-    "balloon-driver",
-];
-
-/// Crate, level, and the workspace crates it may depend on (dev-dependencies included).
-/// An edge leads to a lower level; the `tests` group (level 9) may use what it tests.
+/// Crate, level, the workspace crates that its product may depend on, and those that its tests may use besides.
+/// A product's edge leads to a lower level; the `tests` group may use what it tests.
 #[rustfmt::skip]
-const EDGES: &[(&str, u8, &[&str])] = &[
-    ("virtio-spec",         0, &[]),
-    ("virtqueue",           1, &["virtio-spec"]),
-    ("driver-platform",     1, &[]),
-    ("virtio-pci",          2, &["virtio-spec", "driver-platform"]),
-    ("block-driver",        3, &["virtio-spec", "virtqueue", "driver-platform", "virtio-pci"]),
-    ("net-driver",          3, &["virtio-spec", "virtqueue", "driver-platform", "virtio-pci"]),
-    ("balloon-driver",      3, &["virtio-spec", "virtqueue", "driver-platform", "virtio-pci"]),
-    ("driver-fakes",        4, GUEST),
-    ("host-os",             0, &[]),
-    ("vhost-user-protocol", 0, &[]),
-    ("guest-memory",        2, &["host-os", "virtqueue"]),
-    ("device-model",        3, &["host-os", "virtio-spec", "virtqueue", "guest-memory"]),
-    ("vhost-user-server",   4, &["host-os", "virtio-spec", "virtqueue", "vhost-user-protocol", "guest-memory", "device-model"]),
-    ("block-backend",       4, &["host-os", "virtio-spec", "virtqueue", "guest-memory", "device-model"]),
-    ("net-link",            3, &["host-os", "virtqueue", "guest-memory"]),
-    ("net-backend",         4, &["host-os", "virtio-spec", "virtqueue", "guest-memory", "device-model", "net-link"]),
-    ("balloon-backend",     4, &["host-os", "virtio-spec", "virtqueue", "guest-memory", "device-model"]),
-    ("control-lines",       0, &[]),
-    ("daemon-shell",        5, &["host-os", "control-lines", "device-model", "vhost-user-server"]),
-    ("blockd",              6, &["device-model", "block-backend", "daemon-shell"]),
-    ("netd",                6, &["device-model", "net-link", "net-backend", "daemon-shell"]),
-    ("balloond",            6, &["host-os", "guest-memory", "device-model", "balloon-backend", "daemon-shell"]),
-    ("kvm",                 1, &["host-os"]),
-    ("boot",                1, &[]),
-    ("machine",             2, &["host-os", "kvm"]),
-    ("vhost-user-frontend", 3, &["host-os", "virtio-spec", "vhost-user-protocol", "machine"]),
-    ("monitor",             4, &["host-os", "virtio-spec", "boot", "machine", "vhost-user-frontend", "control-lines"]),
-    ("tidy",                9, &[]),
-    ("loopback",            9, &["host-os", "virtio-spec", "virtqueue", "driver-platform", "virtio-pci", "block-driver", "net-driver", "balloon-driver", "driver-fakes", "guest-memory", "device-model", "block-backend", "net-backend", "balloon-backend"]),
-    ("protocol",            9, &["host-os", "virtio-spec", "virtqueue", "vhost-user-protocol", "guest-memory", "device-model", "vhost-user-server", "block-backend", "net-backend", "balloon-backend", "vhost-user-frontend"]),
-    ("medium",             10, &["host-os", "virtio-spec", "virtqueue", "vhost-user-protocol", "device-model", "block-backend", "daemon-shell", "protocol"]),
-    ("probe-guest",         9, GUEST),
-    ("vm",                  8, &["host-os", "machine"]),
-    ("bench",               9, &["host-os", "virtio-spec", "virtqueue", "vhost-user-frontend"]),
-    ("xtask",               9, &["host-os", "vm"]),
+const EDGES: &[(&str, u8, &[&str], &[&str])] = &[
+    ("virtio-spec",         0, &[], &[]),
+    ("virtqueue",           1, &["virtio-spec"], &[]),
+    ("driver-platform",     1, &[], &[]),
+    ("virtio-pci",          2, &["virtio-spec", "driver-platform"], &["driver-fakes"]),
+    ("block-driver",        3, &["virtio-spec", "virtqueue", "driver-platform", "virtio-pci"], &[]),
+    ("net-driver",          3, &["virtio-spec", "virtqueue", "driver-platform", "virtio-pci"], &[]),
+    ("balloon-driver",      3, &["virtio-spec", "virtqueue", "driver-platform", "virtio-pci"], &[]),
+    ("driver-fakes",        4, &["virtio-spec", "virtqueue", "driver-platform", "balloon-driver"], &["virtio-pci", "block-driver", "net-driver"]),
+    ("host-os",             0, &[], &[]),
+    ("vhost-user-protocol",  0, &[], &[]),
+    ("guest-memory",        2, &["virtqueue", "host-os"], &[]),
+    ("device-model",        3, &["virtio-spec", "virtqueue", "host-os", "guest-memory"], &[]),
+    ("vhost-user-server",   4, &["virtio-spec", "virtqueue", "host-os", "vhost-user-protocol", "guest-memory", "device-model"], &[]),
+    ("block-backend",       4, &["virtio-spec", "virtqueue", "host-os", "guest-memory", "device-model"], &[]),
+    ("net-link",            3, &["host-os", "guest-memory"], &["virtqueue"]),
+    ("net-backend",         4, &["virtio-spec", "virtqueue", "host-os", "guest-memory", "device-model", "net-link"], &[]),
+    ("balloon-backend",     4, &["virtio-spec", "virtqueue", "host-os", "guest-memory", "device-model"], &[]),
+    ("control-lines",       0, &[], &[]),
+    ("daemon-shell",        5, &["host-os", "device-model", "vhost-user-server", "control-lines"], &[]),
+    ("blockd",              6, &["device-model", "block-backend", "daemon-shell"], &[]),
+    ("netd",                6, &["device-model", "net-link", "net-backend", "daemon-shell"], &[]),
+    ("balloond",            6, &["host-os", "guest-memory", "device-model", "balloon-backend", "daemon-shell"], &[]),
+    ("kvm",                 1, &["host-os"], &[]),
+    ("boot",                1, &[], &[]),
+    ("machine",             2, &["host-os", "kvm"], &[]),
+    ("vhost-user-frontend",  3, &["virtio-spec", "host-os", "vhost-user-protocol", "machine"], &[]),
+    ("monitor",             4, &["virtio-spec", "host-os", "control-lines", "boot", "machine", "vhost-user-frontend"], &[]),
+    ("tidy",                9, &[], &[]),
+    ("loopback",            9, &["virtio-spec", "virtqueue", "driver-platform", "virtio-pci", "block-driver", "net-driver", "driver-fakes", "host-os", "guest-memory", "device-model", "block-backend", "net-backend"], &["balloon-driver", "balloon-backend"]),
+    ("protocol",            9, &["virtio-spec", "virtqueue", "host-os", "vhost-user-protocol", "guest-memory", "device-model", "vhost-user-server", "block-backend", "net-backend", "vhost-user-frontend"], &["balloon-backend"]),
+    ("medium",             10, &["virtio-spec", "virtqueue", "host-os", "vhost-user-protocol", "device-model", "block-backend", "daemon-shell", "protocol"], &[]),
+    ("probe-guest",         9, &["virtio-spec", "virtqueue", "driver-platform", "virtio-pci", "block-driver", "net-driver", "balloon-driver"], &[]),
+    ("vm",                  8, &["host-os"], &["machine"]),
+    ("bench",               9, &["virtio-spec", "virtqueue", "host-os", "vhost-user-frontend"], &[]),
+    ("xtask",               9, &["host-os", "vm"], &[]),
 ];
 
-/// A library whose functions are the daemons' `main`, written once: it ends in exit codes and error
-/// chains for a person, which is what anyhow is for.
-const BODY_OF_MAINS: &str = "daemon-shell";
-
-fn group(dir: &str) -> &str {
-    dir.split('/').next().unwrap_or(dir)
+/// What a section of a manifest is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Product,
+    Test,
 }
 
-#[test]
-fn dependencies_follow_the_edge_table() {
-    let members = tree::members();
-    let mut bad = Vec::new();
-    for (name, _, package) in &members {
-        let Some((_, _, allowed)) = EDGES.iter().find(|(known, ..)| known == name) else {
-            bad.push(format!("{name}: not in the edge table of tests/tidy"));
-            continue;
-        };
-        for dependency in &package.dependencies {
-            let inside = members.iter().any(|(known, ..)| *known == dependency.name);
-            if inside && !allowed.contains(&dependency.name.as_str()) {
-                bad.push(format!(
-                    "{name} -> {}: not in the edge table",
-                    dependency.name
-                ));
-            }
-        }
-    }
-    report("A crate depends only on what the edge table allows", &bad);
-}
-
-#[test]
-fn every_edge_of_the_table_is_used() {
-    let members = tree::members();
-    let uses = |from: &str, to: &str| {
-        let mut from = members.iter().filter(|(name, ..)| name == from);
-        from.any(|(.., package)| package.dependencies.iter().any(|d| d.name == to))
+/// The workspace crates that a crate depends on. What its product uses, its tests may too.
+fn edges<'a>(tree: &Tree, member: &'a Crate, kind: Kind) -> Vec<&'a str> {
+    let sections: &[&str] = match kind {
+        Kind::Product => &["dependencies", "build-dependencies"],
+        Kind::Test => &["dev-dependencies"],
     };
-    let edges = EDGES
+    let names = sections
         .iter()
-        .flat_map(|(from, _, to)| to.iter().map(move |to| (from, to)));
-    let bad: Vec<String> = edges
-        .filter(|(from, to)| !uses(from, to))
-        .map(|(from, to)| format!("{from} -> {to}"))
-        .collect();
-    report("Edges that no crate uses: strike them", &bad);
-}
-
-#[test]
-fn edges_lead_to_lower_levels() {
-    let level = |name: &str| {
-        EDGES
-            .iter()
-            .find(|(known, ..)| *known == name)
-            .map(|edge| edge.1)
-    };
-    let mut bad = Vec::new();
-    for (name, own, allowed) in EDGES {
-        for to in *allowed {
-            if level(to).is_none_or(|theirs| theirs >= *own) {
-                bad.push(format!("{name} (level {own}) -> {to} ({:?})", level(to)));
-            }
-        }
-    }
-    report("Edges lead to lower levels", &bad);
-}
-
-#[test]
-fn groups_keep_to_themselves() {
-    let members = tree::members();
-    let dir_of = |name: &str| {
-        members
-            .iter()
-            .find(|(known, ..)| known == name)
-            .map(|m| &m.1)
-    };
-    let mut bad = Vec::new();
-    for (name, dir, package) in &members {
-        for dependency in &package.dependencies {
-            let Some(to) = dir_of(&dependency.name) else {
-                continue;
-            };
-            let fine = match (group(dir), group(to)) {
-                ("guest-drivers", other) => other == "guest-drivers",
-                ("host-backends", "guest-drivers") => {
-                    ["virtio-spec", "virtqueue"].contains(&dependency.name.as_str())
-                }
-                ("host-backends", other) => other == "host-backends",
-                ("vmm", "host-backends") => ["vhost-user-protocol", "control-lines", "host-os"]
-                    .contains(&dependency.name.as_str()),
-                ("vmm", "guest-drivers") => {
-                    ["virtio-spec", "virtqueue"].contains(&dependency.name.as_str())
-                }
-                ("vmm", other) => other == "vmm",
-                (_, "tests") => group(dir) == "tests",
-                _ => true,
-            };
-            if !fine {
-                bad.push(format!("{name} ({dir}) -> {} ({to})", dependency.name));
-            }
-        }
-    }
-    report(
-        "Guest drivers, backends and the VMM meet only in the spec, the rings and the wires",
-        &bad,
-    );
-}
-
-#[test]
-fn versions_stand_only_in_the_root_manifest() {
-    let mut bad = Vec::new();
-    for (name, dir, _) in tree::members() {
-        let text = std::fs::read_to_string(tree::root().join(&dir).join("Cargo.toml"))
-            .expect("a member has a manifest");
-        let manifest: toml::Table = text.parse().expect("a manifest is TOML");
-        for section in ["dependencies", "dev-dependencies", "build-dependencies"] {
-            for (dependency, value) in dependency_tables(&manifest, section) {
-                let inherited = value.get("workspace").and_then(toml::Value::as_bool);
-                if inherited != Some(true) {
-                    bad.push(format!(
-                        "{name}: {section}.{dependency} is not `workspace = true`"
-                    ));
-                }
-            }
-        }
-    }
-    report("Versions and paths stand in the root Cargo.toml only", &bad);
-}
-
-/// The entries of a dependency section, the ones under `[target.*]` included.
-fn dependency_tables<'a>(
-    manifest: &'a toml::Table,
-    section: &str,
-) -> Vec<(&'a String, &'a toml::Value)> {
-    let targets = manifest.get("target").and_then(toml::Value::as_table);
-    let tables = targets
-        .into_iter()
-        .flat_map(|t| t.values())
-        .filter_map(toml::Value::as_table);
-    std::iter::once(manifest)
-        .chain(tables)
-        .filter_map(|table| table.get(section).and_then(toml::Value::as_table))
-        .flatten()
+        .flat_map(|section| member.dependencies(section));
+    names
+        .map(|(name, _)| name.as_str())
+        .filter(|name| is_ours(tree, name))
         .collect()
 }
 
-#[test]
-fn external_versions_are_pinned() {
-    let text = std::fs::read_to_string(tree::root().join("Cargo.toml")).expect("root manifest");
-    let manifest: toml::Table = text.parse().expect("a manifest is TOML");
-    let dependencies = manifest["workspace"]["dependencies"]
-        .as_table()
-        .expect("a table");
-    let bad: Vec<String> = dependencies
-        .iter()
-        .filter(|(_, value)| value.get("path").is_none())
-        .filter(|(_, value)| {
-            let version = value.as_str().or_else(|| value.get("version")?.as_str());
-            version.is_none_or(|version| !version.starts_with('='))
-        })
-        .map(|(name, _)| name.clone())
-        .collect();
-    report("Every external version is pinned with `=`", &bad);
+/// Whether it is a crate of the workspace: in the table, or in the tree.
+fn is_ours(tree: &Tree, name: &str) -> bool {
+    EDGES.iter().any(|(known, ..)| *known == name) || tree.member(name).is_some()
 }
 
-#[test]
-fn no_crate_has_features_of_its_own() {
-    let bad: Vec<String> = tree::members()
-        .into_iter()
-        .filter(|(_, _, package)| !package.features.is_empty())
-        .map(|(name, ..)| name)
-        .collect();
-    report(
-        "No Cargo feature changes behaviour: platform choice is by target",
-        &bad,
-    );
-}
-
-#[test]
-fn every_crate_inherits_the_workspace_lints_and_is_private() {
+fn outside_the_table(tree: &Tree) -> Vec<String> {
     let mut bad = Vec::new();
-    for (name, dir, package) in tree::members() {
-        let text = std::fs::read_to_string(tree::root().join(&dir).join("Cargo.toml"))
-            .expect("a member has a manifest");
-        let manifest: toml::Table = text.parse().expect("a manifest is TOML");
-        let lints = manifest
-            .get("lints")
-            .and_then(|l| l.get("workspace")?.as_bool());
-        if lints != Some(true) {
-            bad.push(format!("{name}: `[lints] workspace = true` is missing"));
-        }
-        if package
-            .publish
-            .as_ref()
-            .is_none_or(|registries| !registries.is_empty())
-        {
-            bad.push(format!("{name}: `publish.workspace = true` is missing"));
-        }
-        if package.description.is_none() {
-            bad.push(format!("{name}: no description"));
-        }
-    }
-    report(
-        "Every crate inherits the lints, is not published and has a description",
-        &bad,
-    );
-}
-
-#[test]
-fn libraries_have_their_own_error_and_no_anyhow() {
-    let mut bad = Vec::new();
-    for (name, dir, package) in tree::members() {
-        let library = package.targets.iter().any(cargo_metadata::Target::is_lib);
-        if group(&dir) == "tests" || !library || name == BODY_OF_MAINS {
+    for member in tree.crates() {
+        let name = &member.name;
+        let Some((_, _, product, tests)) = EDGES.iter().find(|(known, ..)| known == name) else {
+            bad.push(format!("{name}: not in the edge table of tests/tidy"));
             continue;
+        };
+        for to in edges(tree, member, Kind::Product) {
+            if !product.contains(&to) {
+                bad.push(format!("{name} -> {to}"));
+            }
         }
-        let anyhow = package
-            .dependencies
-            .iter()
-            .any(|d| d.name == "anyhow" && d.kind != DependencyKind::Development);
-        if anyhow {
-            bad.push(format!("{name}: a library depends on anyhow"));
-        }
-    }
-    report("Only binaries and tests use anyhow", &bad);
-}
-
-#[test]
-fn no_std_crates_stay_no_std() {
-    let mut bad = Vec::new();
-    for (name, dir, _) in tree::members() {
-        if !GUEST.contains(&name.as_str()) {
-            continue;
-        }
-        let lib = format!("{dir}/src/lib.rs");
-        let file = tree::rust()
-            .iter()
-            .find(|file| file.path == lib)
-            .expect("a library");
-        let marked = ["#![no_std]", "#![cfg_attr(not(test), no_std)]", "no_std)]"];
-        if !marked.iter().any(|mark| file.text.contains(mark)) {
-            bad.push(lib);
-        }
-    }
-    report("The driver stack is no_std", &bad);
-}
-
-/// The dependencies of a crate that its product code does not name: (dependency, why that counts).
-fn unused(manifest: &toml::Table, sources: &[&tree::Source]) -> Vec<String> {
-    let mut bad = Vec::new();
-    let sections = [
-        ("dependencies", "product code", false),
-        ("build-dependencies", "the build script", true),
-    ];
-    for (section, whose, build) in sections {
-        for (name, _) in dependency_tables(manifest, section) {
-            let identifier = name.replace('-', "_");
-            let mut files = sources
-                .iter()
-                .filter(|file| file.path.ends_with("/build.rs") == build);
-            if !files.any(|file| code::named(file, &identifier).is_some()) {
-                bad.push(format!(
-                    "{section}.{name}: {whose} does not use it; strike it, or move it to dev-dependencies"
-                ));
+        for to in edges(tree, member, Kind::Test) {
+            if !product.contains(&to) && !tests.contains(&to) {
+                bad.push(format!("{name} -> {to} (tests)"));
             }
         }
     }
@@ -329,46 +97,222 @@ fn unused(manifest: &toml::Table, sources: &[&tree::Source]) -> Vec<String> {
 }
 
 #[test]
-fn product_dependencies_are_used_by_product_code() {
-    let mut bad = Vec::new();
-    let product = tree::members().into_iter();
-    for (name, dir, _) in product.filter(|(_, dir, _)| group(dir) != "tests") {
-        let path = tree::root().join(&dir).join("Cargo.toml");
-        let text = std::fs::read_to_string(path).expect("a member has a manifest");
-        let manifest: toml::Table = text.parse().expect("a manifest is TOML");
-        let (src, build) = (format!("{dir}/src/"), format!("{dir}/build.rs"));
-        let product = tree::rust().iter().filter(|file| {
-            let test = file.path.strip_prefix(&src).is_none_or(|inside| {
-                inside.ends_with("tests.rs") || inside.split('/').any(|part| part == "tests")
-            });
-            !test || file.path == build
-        });
-        let found = unused(&manifest, &product.collect::<Vec<_>>());
-        bad.extend(found.into_iter().map(|what| format!("{name}: {what}")));
+fn dependencies_follow_the_edge_table() {
+    Rule {
+        asks: "A crate depends only on what the edge table allows, its tests on what it allows them",
+        finds: outside_the_table,
+        breaches: &[
+            (
+                &[("guest-drivers/virtqueue/Cargo.toml", "[package]\nname = 'virtqueue'\n[dependencies]\nkvm.workspace = true\n")],
+                "virtqueue -> kvm",
+            ),
+            (
+                &[("host-backends/net-link/Cargo.toml", "[package]\nname = 'net-link'\n[target.'cfg(unix)'.dependencies]\nvirtqueue.workspace = true\n")],
+                "net-link -> virtqueue",
+            ),
+            (
+                &[("vmm/kvm/Cargo.toml", "[package]\nname = 'kvm'\n[dev-dependencies]\nmachine.workspace = true\n")],
+                "kvm -> machine (tests)",
+            ),
+            (
+                &[("vmm/other/Cargo.toml", "[package]\nname = 'other'\n")],
+                "other: not in the edge table",
+            ),
+        ],
+        fine: &[
+            &[("host-backends/net-link/Cargo.toml", "[package]\nname = 'net-link'\n[dev-dependencies]\nvirtqueue.workspace = true\nguest-memory.workspace = true\n")],
+            &[("vmm/kvm/Cargo.toml", "[package]\nname = 'kvm'\n[dependencies]\nnix.workspace = true\n")],
+        ],
     }
-    report("A product dependency is used by product code", &bad);
+    .holds();
+}
+
+/// Edges of the table between crates that do not have them, as far as these crates are in the tree.
+fn unused(tree: &Tree) -> Vec<String> {
+    let mut bad = Vec::new();
+    for (name, _, product, tests) in EDGES {
+        let Some(member) = tree.member(name) else {
+            continue;
+        };
+        let used = edges(tree, member, Kind::Product);
+        bad.extend(
+            product
+                .iter()
+                .filter(|to| !used.contains(to))
+                .map(|to| format!("{name} -> {to}")),
+        );
+        let used = edges(tree, member, Kind::Test);
+        bad.extend(
+            tests
+                .iter()
+                .filter(|to| !used.contains(to))
+                .map(|to| format!("{name} -> {to} (tests)")),
+        );
+    }
+    bad
 }
 
 #[test]
-fn a_dependency_of_tests_alone_is_seen_among_those_of_the_product() {
-    let manifest: toml::Table = "[dependencies]\nio-uring.workspace = true\nnix.workspace = true\n\
-                                 [target.'cfg(unix)'.dependencies]\nlibc.workspace = true\n\
-                                 [build-dependencies]\ncc.workspace = true\n\
-                                 [dev-dependencies]\ntempfile.workspace = true\n"
-        .parse()
-        .expect("TOML");
-    let source = |path: &str, text: &str| tree::Source {
-        path: path.into(),
-        text: text.into(),
+fn every_edge_of_the_table_is_used() {
+    Rule {
+        asks: "Edges that no crate uses: strike them",
+        finds: unused,
+        breaches: &[
+            (
+                &[("guest-drivers/virtqueue/Cargo.toml", "[package]\nname = 'virtqueue'\n[dev-dependencies]\nvirtio-spec.workspace = true\n")],
+                "virtqueue -> virtio-spec",
+            ),
+            (
+                &[("host-backends/net-link/Cargo.toml", "[package]\nname = 'net-link'\n[dependencies]\nguest-memory.workspace = true\n")],
+                "net-link -> virtqueue (tests)",
+            ),
+        ],
+        fine: &[&[("guest-drivers/virtqueue/Cargo.toml", "[package]\nname = 'virtqueue'\n[dependencies]\nvirtio-spec.workspace = true\n")]],
+    }
+    .holds();
+}
+
+#[test]
+fn every_crate_of_the_table_is_there() {
+    let gone = |tree: &Tree| -> Vec<String> {
+        let names = EDGES.iter().map(|(name, ..)| name);
+        names
+            .filter(|name| tree.member(name).is_none())
+            .map(ToString::to_string)
+            .collect()
     };
-    let product = source(
-        "host-backends/one/src/lib.rs",
-        "//! io_uring.\nuse nix::libc;\n#[cfg(test)]\nmod tests { use io_uring::IoUring; }\n",
-    );
-    let build = source("host-backends/one/build.rs", "fn main() { cc::Build; }\n");
-    let found = unused(&manifest, &[&product, &build]);
-    assert_eq!(found.len(), 1, "{found:?}");
-    assert!(found[0].starts_with("dependencies.io-uring: "), "{found:?}");
-    let found = unused(&manifest, &[&product]);
-    assert_eq!(found.len(), 2, "the build script is gone: {found:?}");
+    Rule {
+        asks: "Crates of the edge table that are gone: strike them",
+        finds: gone,
+        breaches: &[(&[], "virtqueue")],
+        fine: &[],
+    }
+    .holds();
+}
+
+/// The level of a crate of the table.
+fn level(name: &str) -> Option<u8> {
+    let mut table = EDGES.iter();
+    table.find(|(known, ..)| *known == name).map(|edge| edge.1)
+}
+
+fn upwards(tree: &Tree) -> Vec<String> {
+    let mut bad = Vec::new();
+    for member in tree.crates() {
+        let own = level(&member.name);
+        for to in edges(tree, member, Kind::Product) {
+            if level(to) >= own {
+                let (name, theirs) = (&member.name, level(to));
+                bad.push(format!("{name} ({own:?}) -> {to} ({theirs:?})"));
+            }
+        }
+    }
+    bad
+}
+
+#[test]
+fn edges_of_products_lead_to_lower_levels() {
+    Rule {
+        asks: "A product depends on crates of lower levels",
+        finds: upwards,
+        breaches: &[
+            (
+                &[("guest-drivers/virtqueue/Cargo.toml", "[package]\nname = 'virtqueue'\n[dependencies]\ndriver-fakes.workspace = true\n")],
+                "virtqueue (Some(1)) -> driver-fakes",
+            ),
+            (
+                &[("vmm/kvm/Cargo.toml", "[package]\nname = 'kvm'\n[build-dependencies]\nboot.workspace = true\n")],
+                "kvm (Some(1)) -> boot",
+            ),
+        ],
+        fine: &[&[("guest-drivers/virtio-pci/Cargo.toml", "[package]\nname = 'virtio-pci'\n[dev-dependencies]\ndriver-fakes.workspace = true\n")]],
+    }
+    .holds();
+}
+
+/// What the host's half uses of the guest's: the spec and the rings.
+const SHARED_WITH_GUESTS: &[&str] = &["virtio-spec", "virtqueue"];
+/// What the VMM uses of the host's half: the wires, what the host's programs share, guest memory. No backend.
+const SHARED_WITH_VMM: &[&str] = &[
+    "vhost-user-protocol",
+    "control-lines",
+    "control-protocol",
+    "host-os",
+    "guest-memory",
+];
+
+/// The group of a crate: of one that is not in the tree, by the names of groups.
+fn group(tree: &Tree, name: &str) -> String {
+    let known = tree.member(name).map(|member| member.group().to_string());
+    known.unwrap_or_else(|| match name {
+        "block-backend" | "guest-memory" | "vhost-user-protocol" => "host-backends".into(),
+        "block-driver" | "virtqueue" => "guest-drivers".into(),
+        "machine" => "vmm".into(),
+        _ => "tests".into(),
+    })
+}
+
+fn across(tree: &Tree) -> Vec<String> {
+    let mut bad = Vec::new();
+    for member in tree.crates() {
+        for kind in [Kind::Product, Kind::Test] {
+            for to in edges(tree, member, kind) {
+                let theirs = group(tree, to);
+                let fine = match (member.group(), theirs.as_str()) {
+                    ("tests", _) => true,
+                    (own, theirs) if own == theirs => true,
+                    ("host-backends" | "vmm", "guest-drivers") => SHARED_WITH_GUESTS.contains(&to),
+                    ("vmm", "host-backends") => SHARED_WITH_VMM.contains(&to),
+                    _ => false,
+                };
+                if !fine {
+                    bad.push(format!(
+                        "{} ({}) -> {to} ({theirs})",
+                        member.name,
+                        member.group()
+                    ));
+                }
+            }
+        }
+    }
+    bad
+}
+
+#[test]
+fn groups_keep_to_themselves() {
+    Rule {
+        asks: "Guest drivers, backends and the VMM meet only in the spec, the rings and the wires, in their tests too",
+        finds: across,
+        breaches: &[
+            (
+                &[("guest-drivers/virtqueue/Cargo.toml", "[package]\nname = 'virtqueue'\n[dependencies]\nguest-memory.workspace = true\n")],
+                "-> guest-memory (host-backends)",
+            ),
+            (
+                &[("guest-drivers/virtqueue/Cargo.toml", "[package]\nname = 'virtqueue'\n[dev-dependencies]\nmachine.workspace = true\n")],
+                "-> machine (vmm)",
+            ),
+            (
+                &[("host-backends/netd/Cargo.toml", "[package]\nname = 'netd'\n[dev-dependencies]\nblock-driver.workspace = true\n")],
+                "-> block-driver (guest-drivers)",
+            ),
+            (
+                &[("host-backends/netd/Cargo.toml", "[package]\nname = 'netd'\n[dependencies]\nmachine.workspace = true\n")],
+                "-> machine (vmm)",
+            ),
+            (
+                &[("vmm/monitor/Cargo.toml", "[package]\nname = 'monitor'\n[dependencies]\nblock-backend.workspace = true\n")],
+                "-> block-backend (host-backends)",
+            ),
+            (
+                &[("vmm/monitor/Cargo.toml", "[package]\nname = 'monitor'\n[dev-dependencies]\nvm.workspace = true\n")],
+                "-> vm (tests)",
+            ),
+        ],
+        fine: &[
+            &[("vmm/monitor/Cargo.toml", "[package]\nname = 'monitor'\n[dependencies]\nguest-memory.workspace = true\nvirtqueue.workspace = true\n")],
+            &[("tests/vm/Cargo.toml", "[package]\nname = 'vm'\n[dependencies]\nblock-backend.workspace = true\n")],
+        ],
+    }
+    .holds();
 }

@@ -1,116 +1,111 @@
-//! Rules on the papers: the README's map, the reason for each dependency, the top level's shape.
+//! Rules on the papers: the README's map, the top level's shape, the ledger of regressions, the list of packages.
 //!
 //! One rule: what a reader is told must match the tree.
 
-use crate::names;
-use crate::report;
-use crate::tree;
-
-fn read(name: &str) -> String {
-    std::fs::read_to_string(tree::root().join(name)).unwrap_or_default()
-}
+use crate::Rule;
+use crate::tree::Tree;
 
 #[test]
 fn the_readme_maps_every_crate() {
-    let readme = read("README.md");
-    let bad: Vec<String> = tree::members()
-        .into_iter()
-        .map(|(_, dir, _)| dir)
-        .filter(|dir| !readme.contains(&format!("`{dir}`")))
-        .collect();
-    report(
-        "README.md lists every crate by its path in backquotes",
-        &bad,
-    );
+    let unmapped = |tree: &Tree| -> Vec<String> {
+        let readme = tree.text("README.md");
+        let dirs = tree.crates().iter().map(|member| &member.dir);
+        dirs.filter(|dir| !readme.contains(&format!("`{dir}`")))
+            .cloned()
+            .collect()
+    };
+    const MANIFEST: (&str, &str) = ("vmm/kvm/Cargo.toml", "[package]\nname = 'kvm'\n");
+    Rule {
+        asks: "README.md lists every crate by its path in backquotes",
+        finds: unmapped,
+        breaches: &[(
+            &[MANIFEST, ("README.md", "kvm, `vmm/kvm/src`\n")],
+            "vmm/kvm",
+        )],
+        fine: &[&[MANIFEST, ("README.md", "| `vmm/kvm` | ioctls |\n")]],
+    }
+    .holds();
 }
+
+const README_LINES: usize = 400;
 
 #[test]
 fn the_readme_stays_readable() {
-    let lines = read("README.md").lines().count();
-    assert!(
-        lines <= 400,
-        "README.md has {lines} lines; the rest belongs into its links"
-    );
+    let long = |tree: &Tree| -> Vec<String> {
+        let lines = tree.text("README.md").lines().count();
+        let long = (lines > README_LINES).then(|| format!("{lines} lines"));
+        long.into_iter().collect()
+    };
+    Rule {
+        asks: "README.md is short; the rest belongs into its links",
+        finds: long,
+        breaches: &[(&[("README.md", crate::syntax::lines!(401))], "401 lines")],
+        fine: &[&[("README.md", "# Paravane\n")]],
+    }
+    .holds();
 }
 
-#[test]
-fn every_external_dependency_has_its_reason() {
-    let manifest: toml::Table = read("Cargo.toml").parse().expect("a manifest is TOML");
-    let deny = read("deny.toml");
-    let bad: Vec<String> = manifest["workspace"]["dependencies"]
-        .as_table()
-        .expect("a table")
-        .iter()
-        .filter(|(_, value)| value.get("path").is_none())
-        .filter(|(name, _)| !deny.contains(&format!("\n#   {name}: ")))
-        .map(|(name, _)| name.clone())
-        .collect();
-    report(
-        "deny.toml says why each dependency is there (`#   name: reason`)",
-        &bad,
-    );
-}
-
-#[test]
-fn no_dependency_is_listed_without_use() {
-    let manifest: toml::Table = read("Cargo.toml").parse().expect("a manifest is TOML");
-    let members = tree::members();
-    let fuzz = read("tests/fuzz/Cargo.toml");
-    let bad: Vec<String> = manifest["workspace"]["dependencies"]
-        .as_table()
-        .expect("a table")
-        .keys()
-        .filter(|name| {
-            let used =
-                |p: &cargo_metadata::Package| p.dependencies.iter().any(|d| d.name == **name);
-            let leaf = members
-                .iter()
-                .any(|(member, dir, _)| member == *name && dir.starts_with("tests/"));
-            !leaf && !members.iter().any(|(.., p)| used(p)) && !fuzz.contains(name.as_str())
-        })
-        .cloned()
-        .collect();
-    report(
-        "Root Cargo.toml lists dependencies that no crate uses",
-        &bad,
-    );
-}
+/// The folders of the tree; `target` is beside them where somebody built.
+const FOLDERS: &[&str] = &[
+    "host-backends",
+    "guest-drivers",
+    "vmm",
+    "installer",
+    "tests",
+];
 
 #[test]
 fn the_top_level_is_fixed() {
-    let folders = [
-        "host-backends",
-        "guest-drivers",
-        "vmm",
-        "installer",
-        "tests",
-        "target",
-    ];
-    let bad: Vec<String> = std::fs::read_dir(tree::root())
-        .expect("the root can be read")
-        .filter_map(Result::ok)
-        .filter(|entry| entry.path().is_dir())
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .filter(|name| !name.starts_with('.') && !folders.contains(&name.as_str()))
-        .collect();
-    report("The top level has a fixed set of folders", &bad);
+    let others = |tree: &Tree| -> Vec<String> {
+        let folders = tree.folders().into_iter();
+        let others = folders.filter(|name| !FOLDERS.contains(name));
+        others.map(ToString::to_string).collect()
+    };
+    Rule {
+        asks: "The top level has a fixed set of folders",
+        finds: others,
+        breaches: &[(&[("docs/design.md", "")], "docs")],
+        fine: &[&[("vmm/README.md", ""), ("README.md", "")]],
+    }
+    .holds();
+}
+
+fn wrong_citations(tree: &Tree) -> Vec<String> {
+    let rows = tree
+        .text("tests/REGRESSIONS.md")
+        .lines()
+        .filter(|line| line.starts_with('|'));
+    let cells = rows.filter_map(|line| line.rsplit('|').nth(1));
+    let cited = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    cited
+        .filter_map(|citation| tree.tests().fault(citation))
+        .collect()
 }
 
 #[test]
 fn every_test_in_the_regression_ledger_exists() {
-    let ledger = read("tests/REGRESSIONS.md");
-    let cited: Vec<&str> = ledger
-        .lines()
-        .filter(|line| line.starts_with('|'))
-        .filter_map(|line| line.rsplit('|').nth(1))
-        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
-        .collect();
-    assert!(cited.len() > 60, "the ledger was read: {}", cited.len());
-    let bad: Vec<String> = cited.into_iter().filter_map(names::fault).collect();
-    report(
-        "tests/REGRESSIONS.md cites each test as `crate::name`, with its files between where that means several",
-        &bad,
-    );
+    const A: (&str, &str) = ("vmm/kvm/src/a.rs", "#[test]\nfn same() {}\n");
+    const B: (&str, &str) = ("vmm/kvm/src/b.rs", "#[test]\nfn same() {}\n");
+    Rule {
+        asks: "tests/REGRESSIONS.md cites each test as `crate::name`, with its files between where that means several",
+        finds: wrong_citations,
+        breaches: &[
+            (&[A, ("tests/REGRESSIONS.md", "| 1 | a | `kvm::gone` |\n")], "no test kvm::gone"),
+            (&[A, B, ("tests/REGRESSIONS.md", "| 1 | a | `kvm::same` |\n")], "kvm::same means kvm::a::same or kvm::b::same"),
+            (&[B, ("tests/REGRESSIONS.md", "| 1 | a | `kvm::a::same` |\n")], "no test kvm::a::same"),
+            (&[A, ("tests/REGRESSIONS.md", "| 1 | a | `same` |\n")], "no test same"),
+        ],
+        fine: &[
+            &[A, B, ("tests/REGRESSIONS.md", "| 1 | `x` | `kvm::a::same` |\n")],
+            &[A, ("tests/REGRESSIONS.md", "| 1 | a | `kvm::same` |\n")],
+        ],
+    }
+    .holds();
+    let rows = crate::tree::real()
+        .text("tests/REGRESSIONS.md")
+        .matches("::")
+        .count();
+    assert!(rows > 60, "the ledger was read: {rows}");
 }
 
 /// Programs of every Debian, which tests may take for granted.
@@ -158,29 +153,39 @@ fn without_package<'a>(text: &'a str, packages: &str) -> Vec<&'a str> {
     missing
 }
 
-#[test]
-fn programs_that_tests_need_come_with_a_package() {
-    let packages = read("tests/xtask/src/packages.rs");
+/// The list of packages.
+const PACKAGES: &str = "tests/xtask/src/packages.rs";
+
+fn programs_without_package(tree: &Tree) -> Vec<String> {
+    let packages = tree.text(PACKAGES);
     let mut bad = Vec::new();
-    for file in tree::rust() {
+    for file in tree.rust() {
         let helper = file.path.starts_with("tests/") && !file.path.starts_with("tests/tidy/");
         // Installed from the crate registry, below the target folder, by the task that wants it.
         let own = file.path == "tests/xtask/src/check.rs";
         if (helper || file.is_test()) && !own {
-            let missing = without_package(&file.text, &packages).into_iter();
+            let missing = without_package(&file.text, packages).into_iter();
             bad.extend(missing.map(|name| format!("{}: {name}", file.path)));
         }
     }
-    report(
-        "tests/xtask/src/packages.rs names the package of each program that tests start",
-        &bad,
-    );
+    bad
 }
 
 #[test]
-fn a_program_without_a_package_is_seen() {
-    let packages = "    (\"socat\", \"socat\"),\n";
-    let text = "use std::process::Command;\nvm::tool(\"socat\", \"socat\")?;\nlet a = Command::new(\"sh\");\nlet b = Command::new(\"tcpdump\");\n\
-                Command::new(&c); tool(\"ip\", \"iproute2\")";
-    assert_eq!(without_package(text, packages), ["ip", "tcpdump"]);
+fn programs_that_tests_need_come_with_a_package() {
+    const LIST: (&str, &str) = (PACKAGES, "    (\"socat\", \"socat\"),\n");
+    Rule {
+        asks: "tests/xtask/src/packages.rs names the package of each program that tests start",
+        finds: programs_without_package,
+        breaches: &[
+            (&[LIST, ("tests/vm/src/a.rs", "use std::process::Command;\nlet b = Command::new(\"tcpdump\");\n")], "tcpdump"),
+            (&[LIST, ("vmm/kvm/src/tests.rs", "tool(\"ip\", \"iproute2\")")], "ip"),
+        ],
+        fine: &[&[
+            LIST,
+            ("tests/vm/src/a.rs", "use std::process::Command;\nvm::tool(\"socat\", \"socat\")?;\nlet a = Command::new(\"sh\");\nCommand::new(&c);"),
+            ("vmm/kvm/src/lib.rs", "tool(\"ip\", \"iproute2\")"),
+        ]],
+    }
+    .holds();
 }

@@ -3,10 +3,9 @@
 //! One rule: a citation means exactly one test, and one that a run of all tests does run.
 
 use std::collections::HashMap;
-use std::sync::OnceLock;
 
-use crate::tree;
 use crate::tree::Source;
+use crate::tree::Tree;
 
 /// One test of the tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,78 +76,68 @@ pub fn tests_in(file: &Source) -> Vec<Test> {
     tests
 }
 
-/// All tests by their last names.
-fn tests() -> &'static HashMap<String, Vec<Test>> {
-    static TESTS: OnceLock<HashMap<String, Vec<Test>>> = OnceLock::new();
-    TESTS.get_or_init(|| index(tree::rust()))
-}
+/// Tests by their last names.
+#[derive(Default)]
+pub struct Tests(HashMap<String, Vec<Test>>);
 
-/// The tests of these files by their last names.
-pub fn index(files: &[Source]) -> HashMap<String, Vec<Test>> {
-    let mut by_name = HashMap::<String, Vec<Test>>::new();
-    for test in files.iter().flat_map(tests_in) {
-        let name = test.path.last().cloned().unwrap_or_default();
-        by_name.entry(name).or_default().push(test);
-    }
-    by_name
-}
-
-/// What is wrong with a citation of a test.
-pub fn fault(citation: &str) -> Option<String> {
-    fault_among(tests(), citation)
-}
-
-fn fault_among(tests: &HashMap<String, Vec<Test>>, citation: &str) -> Option<String> {
-    let parts: Vec<&str> = citation.split("::").collect();
-    let (crate_name, rest) = parts.split_first()?;
-    let namesakes = parts.last().and_then(|name| tests.get(*name));
-    let namesakes = namesakes.map(Vec::as_slice).unwrap_or_default();
-    let meant: Vec<&Test> = namesakes
-        .iter()
-        .filter(|test| test.is_cited(crate_name, rest))
-        .collect();
-    let list = |tests: &[&Test]| {
-        let names: Vec<String> = tests.iter().map(|test| test.full()).collect();
-        names.join(" or ")
-    };
-    match meant.as_slice() {
-        [test] if test.ignored => Some(format!("{citation} is #[ignore]d: nothing runs it")),
-        [_] => None,
-        [] if namesakes.is_empty() => Some(format!("no test {citation}")),
-        [] => {
-            let others: Vec<&Test> = namesakes.iter().collect();
-            Some(format!("no test {citation}; write {}", list(&others)))
+impl Tests {
+    pub fn of(tree: &Tree) -> Self {
+        let mut by_name = HashMap::<String, Vec<Test>>::new();
+        for test in tree.rust().flat_map(tests_in) {
+            let name = test.path.last().cloned().unwrap_or_default();
+            by_name.entry(name).or_default().push(test);
         }
-        several => Some(format!("{citation} means {}", list(several))),
+        Self(by_name)
     }
-}
 
-/// Whether there is a test of this last name: then a ledger has to cite it by its crate.
-pub fn is_a_tests(name: &str) -> bool {
-    tests().contains_key(name)
+    /// Whether there is a test of this last name: then a ledger has to cite it by its crate.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// What is wrong with a citation of a test.
+    pub fn fault(&self, citation: &str) -> Option<String> {
+        let parts: Vec<&str> = citation.split("::").collect();
+        let (crate_name, rest) = parts.split_first()?;
+        let namesakes = parts.last().and_then(|name| self.0.get(*name));
+        let namesakes = namesakes.map(Vec::as_slice).unwrap_or_default();
+        let meant: Vec<&Test> = namesakes
+            .iter()
+            .filter(|test| test.is_cited(crate_name, rest))
+            .collect();
+        let list = |tests: &[&Test]| {
+            let names: Vec<String> = tests.iter().map(|test| test.full()).collect();
+            names.join(" or ")
+        };
+        match meant.as_slice() {
+            [test] if test.ignored => Some(format!("{citation} is #[ignore]d: nothing runs it")),
+            [_] => None,
+            [] if namesakes.is_empty() => Some(format!("no test {citation}")),
+            [] => {
+                let others: Vec<&Test> = namesakes.iter().collect();
+                Some(format!("no test {citation}; write {}", list(&others)))
+            }
+            several => Some(format!("{citation} means {}", list(several))),
+        }
+    }
 }
 
 #[test]
 fn a_citation_means_one_test_that_runs() {
-    let source = |path: &str, text: &str| Source {
-        path: path.into(),
-        text: text.into(),
-    };
-    let marked = |name: &str| format!("#[test]\nfn {name}() {{}}\n");
-    let files = [
-        source("host-backends/one/src/a/tests.rs", &marked("same")),
-        source("host-backends/one/src/b.rs", &marked("same")),
-        source("host-backends/one/tests/c.rs", &marked("alone")),
-        source(
+    let same = "#[test]\nfn same() {}\n";
+    let tree = Tree::of(&[
+        ("host-backends/one/src/a/tests.rs", same),
+        ("host-backends/one/src/b.rs", same),
+        ("host-backends/one/tests/c.rs", "#[test]\nfn alone() {}\n"),
+        (
             "host-backends/two/src/lib.rs",
             "#[test]\n#[ignore = \"never\"]\nfn left_out() {}\nfn no_test() {}\n",
         ),
-        source(
+        (
             "tests/vm/tests/machines/main.rs",
             "const TESTS: &[(&str, Test)] = &[(\"boots\", a::b)];",
         ),
-    ];
-    let tests = index(&files);
+    ]);
     for good in [
         "one::a::tests::same",
         "one::b::same",
@@ -156,7 +145,7 @@ fn a_citation_means_one_test_that_runs() {
         "one::tests::c::alone",
         "vm::boots",
     ] {
-        assert_eq!(fault_among(&tests, good), None, "{good}");
+        assert_eq!(tree.tests().fault(good), None, "{good}");
     }
     for bad in [
         "one::same",
@@ -166,6 +155,6 @@ fn a_citation_means_one_test_that_runs() {
         "two::left_out",
         "two::no_test",
     ] {
-        assert!(fault_among(&tests, bad).is_some(), "{bad}");
+        assert!(tree.tests().fault(bad).is_some(), "{bad}");
     }
 }

@@ -1,112 +1,98 @@
-//! Rules on the syntax tree: sizes, error enums, attributes, and where ring indices are compared.
+//! Rules on the syntax tree: sizes, error messages, attributes; and what other rules ask of it.
 //!
-//! One rule: a rule here sees code, never comments or strings.
+//! One rule: a rule here sees code, never comments or strings; each file is parsed once.
 
 use proc_macro2::Span;
 use syn::spanned::Spanned;
 use syn::visit::Visit;
 
-use crate::report;
-use crate::tree;
+use crate::Rule;
+use crate::errors;
+use crate::numbers;
+use crate::rings;
 use crate::tree::Source;
+use crate::tree::Tree;
 
 const FUNCTION_LINES: usize = 70;
 const PRODUCT_LINES: usize = 500;
+const TEST_LINES: usize = 900;
 const INLINE_TEST_LINES: usize = 120;
 
-/// Collects violations of one file.
-struct Visitor<'a> {
-    path: &'a str,
+/// What the files of a tree show, each with its place.
+#[derive(Default)]
+pub struct Findings {
     long_functions: Vec<String>,
-    ring_comparisons: Vec<String>,
-    error_enums: Vec<String>,
-    error_impls: Vec<String>,
     error_messages: Vec<String>,
     bare_allows: Vec<String>,
     inline_tests: Vec<String>,
     test_prefixes: Vec<String>,
+    /// Ordered comparisons of ring positions in product code.
+    pub ring_comparisons: Vec<String>,
+    /// Public errors of product code.
+    pub errors: Vec<errors::Found>,
+    /// Places in wire structures, as numbers, in product code.
+    pub wire_numbers: Vec<numbers::Found>,
 }
 
-impl<'a> Visitor<'a> {
-    fn new(path: &'a str) -> Self {
-        Self {
-            path,
-            long_functions: Vec::new(),
-            ring_comparisons: Vec::new(),
-            error_enums: Vec::new(),
-            error_impls: Vec::new(),
-            error_messages: Vec::new(),
-            bare_allows: Vec::new(),
-            inline_tests: Vec::new(),
-            test_prefixes: Vec::new(),
+impl Findings {
+    pub fn of(tree: &Tree) -> Self {
+        let mut findings = Self::default();
+        for file in tree.rust() {
+            let parsed = syn::parse_file(&file.text)
+                .unwrap_or_else(|error| panic!("{} is not Rust: {error}", file.path));
+            let mut visitor = Visitor {
+                file,
+                product: !file.is_test(),
+                in_tests: false,
+                findings: &mut findings,
+            };
+            visitor.visit_file(&parsed);
         }
+        findings
+    }
+}
+
+/// Notes what one file shows.
+struct Visitor<'a> {
+    file: &'a Source,
+    product: bool,
+    in_tests: bool,
+    findings: &'a mut Findings,
+}
+
+impl Visitor<'_> {
+    fn at(&self, span: Span, what: &str) -> String {
+        format!("{}:{}: {what}", self.file.path, span.start().line)
     }
 
-    fn at(&self, span: Span, what: &str) -> String {
-        format!("{}:{}: {what}", self.path, span.start().line)
+    /// Whether this is code that ships.
+    fn ships(&self) -> bool {
+        self.product && !self.in_tests
     }
 
     fn function(&mut self, name: &syn::Ident, attributes: &[syn::Attribute], whole: Span) {
         let lines = whole.end().line - name.span().start().line + 1;
         if lines > FUNCTION_LINES {
-            self.long_functions
-                .push(self.at(name.span(), &format!("{name}: {lines} lines")));
+            let place = self.at(name.span(), &format!("{name}: {lines} lines"));
+            self.findings.long_functions.push(place);
         }
         let is_test = attributes.iter().any(|a| a.path().is_ident("test"));
         if is_test && name.to_string().starts_with("test_") {
-            self.test_prefixes
-                .push(self.at(name.span(), &name.to_string()));
+            let place = self.at(name.span(), &name.to_string());
+            self.findings.test_prefixes.push(place);
         }
     }
 }
 
-/// Names that hold a position in a ring. Comparing two of them must respect the wrap.
-const RING_POSITIONS: &[&str] = &[
-    "avail_idx",
-    "used_idx",
-    "avail_index",
-    "used_index",
-    "next_avail",
-    "next_used",
-    "last_avail",
-    "last_used",
-    "avail_event",
-    "used_event",
-    "shadow_idx",
-    "last_used_idx",
-    "last_avail_idx",
-    "old_idx",
-    "new_idx",
-    "seen_avail",
-    "seen_used",
-];
-
-/// Common words, which hold a position in the crates that work on rings.
-const POSITIONS_OF_RING_CRATES: &[&str] = &["added", "avail", "published", "returned"];
-const RING_CRATES: &[&str] = &[
-    "guest-drivers/virtqueue/",
-    "host-backends/device-model/",
-    "host-backends/vhost-user-server/",
-    "vmm/vhost-user-frontend/",
-];
-
-fn is_ring_position(path: &str, expression: &syn::Expr) -> bool {
-    let name = match expression {
-        syn::Expr::Path(path) => path.path.segments.last().map(|s| s.ident.to_string()),
-        syn::Expr::Field(field) => match &field.member {
-            syn::Member::Named(name) => Some(name.to_string()),
-            syn::Member::Unnamed(_) => None,
-        },
-        syn::Expr::MethodCall(call) => Some(call.method.to_string()),
-        syn::Expr::Paren(inner) => return is_ring_position(path, &inner.expr),
-        syn::Expr::Reference(inner) => return is_ring_position(path, &inner.expr),
-        syn::Expr::Cast(inner) => return is_ring_position(path, &inner.expr),
-        _ => None,
-    };
-    let Some(name) = name else { return false };
-    let ring_crate = RING_CRATES.iter().any(|crates| path.starts_with(crates));
-    RING_POSITIONS.contains(&name.as_str())
-        || (ring_crate && POSITIONS_OF_RING_CRATES.contains(&name.as_str()))
+/// `#[cfg(test)]` or `#[cfg(all(test, ..))]`.
+fn only_in_tests(attributes: &[syn::Attribute]) -> bool {
+    attributes.iter().any(|attribute| {
+        let syn::Meta::List(list) = &attribute.meta else {
+            return false;
+        };
+        let words = list.tokens.to_string().replace(' ', "");
+        list.path.is_ident("cfg") && (words == "test" || words.starts_with("all(test,"))
+    })
 }
 
 impl<'ast> Visit<'ast> for Visitor<'_> {
@@ -127,52 +113,78 @@ impl<'ast> Visit<'ast> for Visitor<'_> {
 
     fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
         let lines = item.span().end().line - item.mod_token.span().start().line;
-        let test = item.attrs.iter().any(|attribute| {
-            let syn::Meta::List(list) = &attribute.meta else {
-                return false;
-            };
-            list.path.is_ident("cfg") && list.tokens.to_string().contains("test")
-        });
-        if test && item.content.is_some() && lines > INLINE_TEST_LINES {
+        let test = only_in_tests(&item.attrs);
+        if self.product && test && item.content.is_some() && lines > INLINE_TEST_LINES {
             let what = format!("{}: {lines} lines, move it to a sibling file", item.ident);
-            self.inline_tests.push(self.at(item.ident.span(), &what));
+            self.findings
+                .inline_tests
+                .push(self.at(item.ident.span(), &what));
         }
+        let before = self.in_tests;
+        self.in_tests |= test;
         syn::visit::visit_item_mod(self, item);
+        self.in_tests = before;
     }
 
     fn visit_expr_binary(&mut self, item: &'ast syn::ExprBinary) {
-        use syn::BinOp::{Ge, Gt, Le, Lt};
-        let ordered = matches!(item.op, Lt(_) | Gt(_) | Le(_) | Ge(_));
-        let is_position = |side| is_ring_position(self.path, side);
-        if ordered && (is_position(&item.left) || is_position(&item.right)) {
-            self.ring_comparisons
-                .push(self.at(item.span(), "ordered comparison of a ring index"));
+        if self.product && rings::is_ordered_comparison(&self.file.path, item) {
+            let place = self.at(item.span(), "ordered comparison of a ring index");
+            self.findings.ring_comparisons.push(place);
         }
         syn::visit::visit_expr_binary(self, item);
     }
 
+    fn visit_expr_range(&mut self, item: &'ast syn::ExprRange) {
+        if self.ships() {
+            let found = numbers::range(self.file, item);
+            self.findings.wire_numbers.extend(found);
+        }
+        syn::visit::visit_expr_range(self, item);
+    }
+
+    fn visit_expr_call(&mut self, item: &'ast syn::ExprCall) {
+        if self.ships() {
+            let found = numbers::call(self.file, item);
+            self.findings.wire_numbers.extend(found);
+        }
+        syn::visit::visit_expr_call(self, item);
+    }
+
+    fn visit_item_const(&mut self, item: &'ast syn::ItemConst) {
+        if self.ships() {
+            let found = numbers::constant(self.file, item);
+            self.findings.wire_numbers.extend(found);
+        }
+        syn::visit::visit_item_const(self, item);
+    }
+
     fn visit_item_enum(&mut self, item: &'ast syn::ItemEnum) {
-        if derives_error(&item.attrs) {
-            if matches!(item.vis, syn::Visibility::Public(_)) {
-                self.error_enums
-                    .push(self.at(item.ident.span(), &item.ident.to_string()));
-            }
+        if self.ships() && errors::is_derived(&item.attrs) {
+            let found = errors::derived(self.file, &item.ident, &item.vis);
+            self.findings.errors.extend(found);
             for variant in &item.variants {
-                if let Some(message) = error_message(&variant.attrs).filter(|m| !well_formed(m)) {
-                    self.error_messages
-                        .push(self.at(variant.ident.span(), &message));
+                let message = error_message(&variant.attrs).filter(|m| !well_formed(m));
+                if let Some(message) = message {
+                    let place = self.at(variant.ident.span(), &message);
+                    self.findings.error_messages.push(place);
                 }
             }
         }
         syn::visit::visit_item_enum(self, item);
     }
 
+    fn visit_item_struct(&mut self, item: &'ast syn::ItemStruct) {
+        if self.ships() && errors::is_derived(&item.attrs) {
+            let found = errors::derived(self.file, &item.ident, &item.vis);
+            self.findings.errors.extend(found);
+        }
+        syn::visit::visit_item_struct(self, item);
+    }
+
     fn visit_item_impl(&mut self, item: &'ast syn::ItemImpl) {
-        let last = |path: &syn::Path| path.segments.last().map(|s| s.ident.to_string());
-        let name = item.trait_.as_ref().and_then(|name| last(&name.0));
-        if name.is_some_and(|name| name == "Error" || name == "StdError") {
-            self.error_impls
-                .push(self.at(item.impl_token.span, "an error by `impl`"));
+        if self.ships() {
+            let found = errors::implemented(self.file, item);
+            self.findings.errors.extend(found);
         }
         syn::visit::visit_item_impl(self, item);
     }
@@ -185,28 +197,17 @@ impl<'ast> Visit<'ast> for Visitor<'_> {
         let allow = attribute.path().is_ident("allow")
             || (attribute.path().is_ident("cfg_attr") && nested.contains("allow ("));
         // `allow` with a reason is for what only some builds of a shared file need.
-        if allow && !nested.contains("reason") {
-            self.bare_allows
-                .push(self.at(attribute.span(), "use #[expect(.., reason = \"..\")]"));
-        }
-        if attribute.path().is_ident("expect") && !nested.contains("reason") {
-            self.bare_allows
-                .push(self.at(attribute.span(), "expect without a reason"));
+        let what = if allow {
+            "use #[expect(.., reason = \"..\")]"
+        } else {
+            "expect without a reason"
+        };
+        if (allow || attribute.path().is_ident("expect")) && !nested.contains("reason") {
+            let place = self.at(attribute.span(), what);
+            self.findings.bare_allows.push(place);
         }
         syn::visit::visit_attribute(self, attribute);
     }
-}
-
-fn derives_error(attributes: &[syn::Attribute]) -> bool {
-    attributes.iter().any(|attribute| match &attribute.meta {
-        syn::Meta::List(list) if list.path.is_ident("derive") => {
-            let derived = list.tokens.to_string().replace(' ', "");
-            derived
-                .split(',')
-                .any(|name| name == "Error" || name == "thiserror::Error")
-        }
-        _ => false,
-    })
 }
 
 /// The literal of `#[error("...")]`.
@@ -228,270 +229,190 @@ fn well_formed(message: &str) -> bool {
     !message.ends_with('.') && first.is_some_and(|c| !c.is_lowercase())
 }
 
-fn collect(pick: impl Fn(Visitor<'_>) -> Vec<String>, product_only: bool) -> Vec<String> {
-    collect_in(tree::rust(), pick, product_only)
+/// So many empty lines.
+macro_rules! lines {
+    (901) => {
+        concat!($crate::syntax::lines!(501), $crate::syntax::lines!(400))
+    };
+    (900) => {
+        concat!($crate::syntax::lines!(500), $crate::syntax::lines!(400))
+    };
+    (501) => {
+        concat!($crate::syntax::lines!(401), $crate::syntax::lines!(100))
+    };
+    (500) => {
+        concat!($crate::syntax::lines!(400), $crate::syntax::lines!(100))
+    };
+    (401) => {
+        concat!($crate::syntax::lines!(400), "\n")
+    };
+    (400) => {
+        concat!(
+            $crate::syntax::lines!(100),
+            $crate::syntax::lines!(100),
+            $crate::syntax::lines!(100),
+            $crate::syntax::lines!(100)
+        )
+    };
+    (100) => {
+        concat!(
+            $crate::syntax::lines!(20),
+            $crate::syntax::lines!(20),
+            $crate::syntax::lines!(20),
+            $crate::syntax::lines!(20),
+            $crate::syntax::lines!(20)
+        )
+    };
+    (69) => {
+        concat!(
+            $crate::syntax::lines!(20),
+            $crate::syntax::lines!(20),
+            $crate::syntax::lines!(20),
+            "\n\n\n\n\n\n\n\n\n"
+        )
+    };
+    (70) => {
+        concat!($crate::syntax::lines!(69), "\n")
+    };
+    (20) => {
+        "\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n"
+    };
 }
+pub(crate) use lines;
 
-fn collect_in(
-    files: &[Source],
-    pick: impl Fn(Visitor<'_>) -> Vec<String>,
-    product_only: bool,
-) -> Vec<String> {
-    let mut all = Vec::new();
-    for file in files {
-        if product_only && file.is_test() {
-            continue;
-        }
-        let parsed = syn::parse_file(&file.text)
-            .unwrap_or_else(|error| panic!("{} is not Rust: {error}", file.path));
-        let mut visitor = Visitor::new(&file.path);
-        visitor.visit_file(&parsed);
-        all.extend(pick(visitor));
-    }
-    all
-}
+/// A function of 71 lines, and one of 70.
+const LONG: &str = concat!("pub fn a() {", lines!(70), "}\n");
+const LAST: &str = concat!("pub fn a() {", lines!(69), "}\n");
 
 #[test]
 fn functions_fit_on_a_screen() {
-    let bad = collect(|v| v.long_functions, false);
-    report("A function has at most 70 lines", &bad);
+    Rule {
+        asks: "A function has at most 70 lines",
+        finds: |tree| tree.findings().long_functions.clone(),
+        breaches: &[
+            (&[("vmm/kvm/src/lib.rs", LONG)], "a: 71 lines"),
+            (&[("vmm/kvm/src/tests.rs", LONG)], "a: 71 lines"),
+        ],
+        fine: &[&[("vmm/kvm/src/lib.rs", LAST)]],
+    }
+    .holds();
+}
+
+fn long_files(tree: &Tree) -> Vec<String> {
+    let limit = |file: &Source| {
+        if file.is_test() && !file.is_helper() {
+            TEST_LINES
+        } else {
+            PRODUCT_LINES
+        }
+    };
+    let files = tree.rust().map(|file| (file, file.text.lines().count()));
+    let long = files.filter(|(file, lines)| *lines > limit(file));
+    long.map(|(file, lines)| format!("{}: {lines} lines, at most {}", file.path, limit(file)))
+        .collect()
 }
 
 #[test]
-fn product_files_are_short() {
-    let bad: Vec<String> = tree::rust()
-        .iter()
-        .filter(|file| !file.is_test())
-        .map(|file| (file, file.text.lines().count()))
-        .filter(|(_, lines)| *lines > PRODUCT_LINES)
-        .map(|(file, lines)| format!("{}: {lines} lines", file.path))
-        .collect();
-    report("A product file has at most 500 lines", &bad);
+fn files_are_short() {
+    Rule {
+        asks: "A file of a product has at most 500 lines, and so has one of a program for tests; one of tests has 900",
+        finds: long_files,
+        breaches: &[
+            (&[("vmm/kvm/src/lib.rs", lines!(501))], "501 lines, at most 500"),
+            (&[("tests/vm/src/qemu.rs", lines!(501))], "501 lines, at most 500"),
+            (&[("tests/vm/tests/boots.rs", lines!(901))], "901 lines, at most 900"),
+            (&[("vmm/kvm/src/tests.rs", lines!(901))], "901 lines, at most 900"),
+        ],
+        fine: &[&[
+            ("vmm/kvm/src/lib.rs", lines!(500)),
+            ("tests/vm/src/qemu.rs", lines!(500)),
+            ("tests/vm/tests/boots.rs", lines!(900)),
+            ("vmm/kvm/src/vcpu_tests.rs", lines!(900)),
+        ]],
+    }
+    .holds();
 }
 
 #[test]
 fn long_tests_stand_in_a_sibling_file() {
-    let bad = collect(|v| v.inline_tests, true);
-    report("Inline test modules are short", &bad);
-}
-
-#[test]
-fn ring_indices_are_compared_in_one_module() {
-    let mut bad = collect(|v| v.ring_comparisons, true);
-    bad.retain(|place| !place.starts_with("guest-drivers/virtqueue/src/index"));
-    report(
-        "Ring indices wrap: compare them through virtqueue::index",
-        &bad,
+    const TESTS: &str = concat!(
+        "#[cfg(test)]\nmod tests {",
+        lines!(100),
+        lines!(20),
+        "\n}\n"
     );
-}
-
-/// Libraries with more than one error, and how many: a core without an allocator has one for each kind of
-/// call, so that who calls need not handle what cannot come.
-const SEVERAL_ERRORS: &[(&str, usize)] = &[
-    ("guest-drivers/virtqueue", 3),
-    ("guest-drivers/block-driver", 3),
-    ("guest-drivers/net-driver", 4),
-];
-
-/// What a library in `dir` shows as errors beyond those that it may.
-fn errors_too_many(files: &[Source], dir: &str) -> Vec<String> {
-    let shown = |visitor: Visitor<'_>| [visitor.error_enums, visitor.error_impls].concat();
-    let mut errors = collect_in(files, shown, true);
-    errors.retain(|place| place.starts_with(&format!("{dir}/")));
-    let known = SEVERAL_ERRORS.iter().find(|(known, _)| *known == dir);
-    let good = match known {
-        Some((_, count)) => errors.len() == *count,
-        None => errors.len() <= 1,
-    };
-    if good { Vec::new() } else { errors }
-}
-
-#[test]
-fn a_library_has_one_error_enum() {
-    let libraries = tree::members().into_iter().filter(|(_, dir, package)| {
-        let library = package.targets.iter().any(cargo_metadata::Target::is_lib);
-        library && !dir.starts_with("tests/")
-    });
-    let mut bad = Vec::new();
-    for (_, dir, _) in libraries {
-        let files: Vec<Source> = tree::rust()
-            .iter()
-            .filter(|file| file.path.starts_with(&format!("{dir}/")))
-            .cloned()
-            .collect();
-        bad.extend(errors_too_many(&files, &dir));
+    Rule {
+        asks: "Inline test modules are short",
+        finds: |tree| tree.findings().inline_tests.clone(),
+        breaches: &[(&[("vmm/kvm/src/lib.rs", TESTS)], "tests: 121 lines")],
+        fine: &[
+            &[("vmm/kvm/src/tests.rs", TESTS)],
+            &[(
+                "vmm/kvm/src/lib.rs",
+                "#[cfg(test)]\nmod tests { fn a() {} }\n",
+            )],
+        ],
     }
-    report(
-        "A library shows one error, or as many as tests/tidy says",
-        &bad,
-    );
-}
-
-#[test]
-fn a_second_error_is_seen_however_it_is_made() {
-    let derived = "#[derive(Debug, thiserror::Error)]\npub enum Error {}\n";
-    let by_hand = "pub struct Other;\nimpl core::error::Error for Other {}\n";
-    let files = |text: &str| {
-        [Source {
-            path: "host-backends/one/src/lib.rs".into(),
-            text: text.into(),
-        }]
-    };
-    let both = format!("{derived}{by_hand}");
-    for (text, count) in [(derived, 0), (by_hand, 0), (both.as_str(), 2)] {
-        let found = errors_too_many(&files(text), "host-backends/one");
-        assert_eq!(found.len(), count, "{found:?}");
-    }
-}
-
-#[test]
-fn an_ordered_comparison_of_ring_positions_is_seen() {
-    let found = |path: &str, text: &str| {
-        let files = [Source {
-            path: path.into(),
-            text: format!("fn a() {{ let b = {text}; }}"),
-        }];
-        collect_in(&files, |visitor| visitor.ring_comparisons, true).len()
-    };
-    for text in [
-        "self.next_avail < other",
-        "(x) >= ring.used_idx()",
-        "seen_used as u32 > 3",
-    ] {
-        assert_eq!(found("host-backends/one/src/lib.rs", text), 1, "{text}");
-    }
-    let common = "self.lent.returned < self.lent.added";
-    let ring_crate = "guest-drivers/virtqueue/src/split/driver.rs";
-    assert_eq!(found(ring_crate, common), 1);
-    assert_eq!(found("host-backends/one/src/lib.rs", common), 0);
-    assert_eq!(found(ring_crate, "self.next_avail == other"), 0);
+    .holds();
 }
 
 #[test]
 fn error_messages_start_with_a_capital_and_have_no_full_stop() {
-    let bad = collect(|v| v.error_messages, true);
-    report("Error messages: capital first, no full stop", &bad);
+    Rule {
+        asks: "Error messages: capital first, no full stop",
+        finds: |tree| tree.findings().error_messages.clone(),
+        breaches: &[
+            (&[("vmm/kvm/src/error.rs", "#[derive(Debug, thiserror::Error)]\nenum E {\n#[error(\"no good\")]\nA }\n")], "no good"),
+            (&[("vmm/kvm/src/error.rs", "#[derive(Error)]\nenum E {\n#[error(\"No good.\")]\nA }\n")], "No good."),
+        ],
+        fine: &[&[("vmm/kvm/src/error.rs", "#[derive(Error)]\nenum E {\n#[error(\"No good: {0}\")]\nA(u8),\n#[error(transparent)]\nB(F) }\n")]],
+    }
+    .holds();
 }
 
 #[test]
 fn lints_are_expected_with_a_reason_and_never_allowed() {
-    let bad = collect(|v| v.bare_allows, false);
-    report("`#[expect(lint, reason = ..)]`, not `allow`", &bad);
+    Rule {
+        asks: "`#[expect(lint, reason = ..)]`, not `allow`",
+        finds: |tree| tree.findings().bare_allows.clone(),
+        breaches: &[
+            (
+                &[("vmm/kvm/src/lib.rs", "#[allow(dead_code)]\nfn a() {}\n")],
+                "use #[expect",
+            ),
+            (
+                &[(
+                    "vmm/kvm/src/lib.rs",
+                    "#![cfg_attr(test, allow(dead_code))]\n",
+                )],
+                "use #[expect",
+            ),
+            (
+                &[("vmm/kvm/src/tests.rs", "#[expect(dead_code)]\nfn a() {}\n")],
+                "without a reason",
+            ),
+        ],
+        fine: &[&[(
+            "vmm/kvm/src/lib.rs",
+            "#[expect(dead_code, reason = \"later\")]\nfn a() {}\n",
+        )]],
+    }
+    .holds();
 }
 
 #[test]
 fn names_of_tests_are_sentences() {
-    let bad = collect(|v| v.test_prefixes, false);
-    report("Test names carry no `test_` prefix", &bad);
-}
-
-/// The file that touches ring memory, and what an `unsafe` block there may do: make a place, and move an integer
-/// through an atomic. Anything else (a plain or volatile read, a copy, a reference) could see half of an index.
-const RING_MEMORY: &str = "guest-drivers/virtqueue/src/memory.rs";
-const ATOMIC_STEPS: &[&str] = &["add", "from_ptr", "load", "store"];
-
-/// What the `unsafe` blocks of a file do besides [`ATOMIC_STEPS`], or with a dereferenced pointer.
-fn other_steps(text: &str) -> Vec<String> {
-    struct Blocks {
-        inside: usize,
-        bad: Vec<String>,
+    Rule {
+        asks: "Test names carry no `test_` prefix",
+        finds: |tree| tree.findings().test_prefixes.clone(),
+        breaches: &[(
+            &[("vmm/kvm/src/tests.rs", "#[test]\nfn test_a() {}\n")],
+            "test_a",
+        )],
+        fine: &[&[(
+            "vmm/kvm/src/tests.rs",
+            "#[test]\nfn a_is_b() {}\nfn test_helper() {}\n",
+        )]],
     }
-    impl Blocks {
-        fn see(&mut self, name: &str, span: Span) {
-            if self.inside > 0 && !ATOMIC_STEPS.contains(&name) && name != "as_ptr" {
-                self.bad.push(format!("{}: {name}", span.start().line));
-            }
-        }
-    }
-    impl<'ast> Visit<'ast> for Blocks {
-        fn visit_expr_unsafe(&mut self, block: &'ast syn::ExprUnsafe) {
-            self.inside += 1;
-            syn::visit::visit_expr_unsafe(self, block);
-            self.inside -= 1;
-        }
-
-        fn visit_expr_call(&mut self, call: &'ast syn::ExprCall) {
-            if let syn::Expr::Path(path) = &*call.func {
-                let name = path.path.segments.last().map(|s| s.ident.to_string());
-                self.see(&name.unwrap_or_default(), call.span());
-            }
-            syn::visit::visit_expr_call(self, call);
-        }
-
-        fn visit_expr_method_call(&mut self, call: &'ast syn::ExprMethodCall) {
-            self.see(&call.method.to_string(), call.span());
-            syn::visit::visit_expr_method_call(self, call);
-        }
-
-        fn visit_expr_unary(&mut self, item: &'ast syn::ExprUnary) {
-            if matches!(item.op, syn::UnOp::Deref(_)) {
-                self.see("*", item.span());
-            }
-            syn::visit::visit_expr_unary(self, item);
-        }
-
-        fn visit_macro(&mut self, item: &'ast syn::Macro) {
-            // The body of a `macro_rules!` arm: its functions are written out as the compiler sees them.
-            for arm in item.tokens.clone() {
-                if let proc_macro2::TokenTree::Group(group) = arm {
-                    let text = group.stream().to_string();
-                    let text = text.replace("$ int", "Int").replace("$ atomic", "Atomic");
-                    if let Ok(file) = syn::parse_file(&text) {
-                        self.visit_file(&file);
-                    }
-                }
-            }
-        }
-    }
-    let mut blocks = Blocks {
-        inside: 0,
-        bad: Vec::new(),
-    };
-    blocks.visit_file(&syn::parse_file(text).expect("a source file is Rust"));
-    blocks.bad
-}
-
-#[test]
-fn ring_memory_is_read_and_written_through_atomics_only() {
-    let mut bad = Vec::new();
-    for file in tree::rust() {
-        if !file.path.starts_with("guest-drivers/virtqueue/src/") || file.is_test() {
-            continue;
-        }
-        let found = if file.path == RING_MEMORY {
-            other_steps(&file.text)
-        } else {
-            let line = crate::code::named(file, "unsafe");
-            line.map(|line| format!("{line}: unsafe"))
-                .into_iter()
-                .collect()
-        };
-        bad.extend(
-            found
-                .into_iter()
-                .map(|what| format!("{}:{what}", file.path)),
-        );
-    }
-    report("virtqueue touches memory in one file, by atomics", &bad);
-}
-
-#[test]
-fn an_access_that_is_not_atomic_is_seen() {
-    let block = |body: &str| format!("fn a(p: *mut u16) {{ let b = unsafe {{ {body} }}; }}");
-    let in_macro =
-        |body: &str| format!("macro_rules! word {{ ($int:ty) => {{ {} }} }}", block(body));
-    for body in [
-        "*p",
-        "p.read()",
-        "p.read_volatile()",
-        "core::ptr::read(p)",
-        "core::ptr::copy_nonoverlapping(p, q, 1)",
-        "&mut *p",
-    ] {
-        assert_eq!(other_steps(&block(body)).len(), 1, "{body}");
-        assert_eq!(other_steps(&in_macro(body)).len(), 1, "{body} in a macro");
-    }
-    for body in ["AtomicU16::from_ptr(p)", "T::load(p.as_ptr(), order)"] {
-        assert!(other_steps(&block(body)).is_empty(), "{body}");
-    }
+    .holds();
 }
