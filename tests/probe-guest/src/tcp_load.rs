@@ -1,4 +1,4 @@
-//! The `tcp` job: verified streams to and from a peer for some seconds.
+//! The `tcp` job: verified streams to and from a peer for some seconds, and until `least=` bytes have gone each way.
 //!
 //! Rule: what is counted has been acknowledged by the peer or compared here; the connection then ends in order, so that nothing is lost
 //! unseen.
@@ -57,12 +57,13 @@ pub(crate) struct Tcp<'a> {
 
 pub(crate) fn run(machine: &Machine, task: &Task<'_>) -> Result<(), Failure> {
     let seconds = number(task, "seconds", 2)?;
+    let least = number(task, "least", 0)?;
     let mut tcp = Tcp::open(machine, task)?;
     Line::new("connected")
         .number("streams", tcp.streams.len() as u64)
         .print();
     let ticks = machine.platform.ticks(seconds * 1000);
-    while cpu::tsc() - tcp.start < ticks && tcp.works() {
+    while tcp.works() && (cpu::tsc() - tcp.start < ticks || !tcp.has_moved(least)) {
         tcp.round(true)?;
     }
     tcp.end()
@@ -188,6 +189,17 @@ impl Tcp<'_> {
             let sent = stream.flow.sent.saturating_sub(waiting);
             (out + sent, into + stream.flow.received)
         })
+    }
+
+    /// Whether so many bytes went in each direction that there is.
+    fn has_moved(&mut self, least: u64) -> bool {
+        let (sent, received) = self.moved();
+        match self.greeting.mode {
+            Mode::Quit => true,
+            Mode::Send => sent >= least,
+            Mode::Receive => received >= least,
+            Mode::Both => sent >= least && received >= least,
+        }
     }
 
     /// Closes, and waits until the peer has everything and so have we.

@@ -285,6 +285,22 @@ impl Daemon {
         pairs.with_context(|| format!("No pairs in {status}"))
     }
 
+    /// Waits until this process has completed `count` more requests, on whatever queue: then front-end and driver are
+    /// both back, and work.
+    ///
+    /// # Errors
+    /// When that takes longer than `limit`, or the daemon does not answer.
+    pub fn completes(&self, count: u64, limit: Duration) -> anyhow::Result<()> {
+        let completed = || {
+            let metrics = self.control(&serde_json::json!({ "command": "metrics" }))?;
+            anyhow::Ok(sum(&metrics, "completed"))
+        };
+        let before = completed()?;
+        process::wait_until("requests that the daemon completes", limit, || {
+            Ok(completed()? >= before + count)
+        })
+    }
+
     /// Sends one request to the control socket and returns the answer.
     ///
     /// # Errors
@@ -303,6 +319,21 @@ impl Daemon {
             "The daemon answered {answer}"
         );
         Ok(answer)
+    }
+}
+
+/// The sum of all numbers whose name begins so, however deep.
+fn sum(value: &serde_json::Value, name: &str) -> u64 {
+    match value {
+        serde_json::Value::Array(all) => all.iter().map(|value| sum(value, name)).sum(),
+        serde_json::Value::Object(fields) => fields
+            .iter()
+            .map(|(key, value)| match value.as_u64() {
+                Some(number) if key.starts_with(name) => number,
+                _ => sum(value, name),
+            })
+            .sum(),
+        _ => 0,
     }
 }
 

@@ -252,7 +252,8 @@ pub fn stop() -> anyhow::Result<()> {
         let start = Instant::now();
         // jmp $
         ensure!(guest::run(&mut machine, &[0xeb, 0xfe])? == Stop::Requested);
-        ensure!(start.elapsed() < Duration::from_secs(2));
+        // The processors were never to stop by themselves.
+        ensure!(start.elapsed() < Duration::from_secs(30));
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 //!
 //! One rule: every run has a limit and ends with the exit code that `--help` promises.
 
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
@@ -9,6 +10,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use anyhow::ensure;
+use nix::poll::PollFd;
+use nix::poll::PollFlags;
+use nix::poll::PollTimeout;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -16,6 +20,7 @@ use tempfile::TempDir;
 
 use crate::cases::exit;
 use vm::kernel::elf;
+use vm::process;
 
 struct Run {
     command: Command,
@@ -157,8 +162,13 @@ pub fn stuck() -> anyhow::Result<()> {
     let code = [0xba, 0xf8, 3, 0, 0, 0xb0, b'm', 0xee, 0xeb, 0xfb];
     let mut run = Run::new(&code, &["--sandbox", "off"])?;
     // Nobody reads the serial output: once the pipe is full, the vCPU's thread hangs in a write.
+    let (_unread, pipe) = std::io::pipe()?;
+    run.command.stdout(pipe.try_clone()?);
     let mut child = run.command.spawn().context("timeout")?;
-    std::thread::sleep(Duration::from_secs(3));
+    process::wait_until("a full pipe", Duration::from_secs(15), || {
+        let mut pipe = [PollFd::new(pipe.as_fd(), PollFlags::POLLOUT)];
+        Ok(nix::poll::poll(&mut pipe, PollTimeout::ZERO)? == 0)
+    })?;
     nix::sys::signal::kill(Pid::from_raw(child.id().try_into()?), Signal::SIGTERM)?;
     let status = child.wait()?;
     ensure!(status.code() == Some(70), "{status:?}");

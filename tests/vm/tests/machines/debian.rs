@@ -23,6 +23,9 @@ const BOOT: Duration = Duration::from_secs(180);
 /// One step of a scenario.
 const STEP: Duration = Duration::from_secs(240);
 
+/// Requests that tell a load at work from what was under way.
+const LOAD: u64 = 32;
+
 /// QEMU takes one queue for each processor unless told.
 const ONE_QUEUE: &str = ",num-queues=1";
 
@@ -87,13 +90,14 @@ impl Scene {
     fn kill_under_load(&mut self, rounds: u32) -> anyhow::Result<()> {
         self.guest.console.expect("@@ killing", STEP)?;
         for round in 0..rounds {
-            std::thread::sleep(Duration::from_millis(1400 + 130 * u64::from(round)));
+            // The load is at work again: QEMU 7.2 gives a disk up whose daemon dies while QEMU greets it.
+            self.daemon.completes(LOAD, STEP)?;
             self.daemon.kill()?;
-            std::thread::sleep(Duration::from_millis(100 * u64::from(round)));
+            // It is away for a moment, or longer than QEMU waits between two looks for its socket.
+            std::thread::sleep(Duration::from_millis(400 * u64::from(round)));
             self.daemon.restart()?;
         }
-        // QEMU looks for the socket once a second.
-        std::thread::sleep(Duration::from_millis(1500));
+        self.daemon.completes(LOAD, STEP)?;
         self.guest.console.answer("go")
     }
 
