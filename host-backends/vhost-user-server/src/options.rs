@@ -3,10 +3,10 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-/// How a worker waits for the next request.
+/// How a worker waits for the next request, and for the end of those in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Polling {
-    /// Polls for a bounded window after activity, learned from the arrival rate; then sleeps.
+    /// Polls for waits that are usually short, and only while nobody else wants the CPU; sleeps through the others.
     #[default]
     Auto,
     /// Sleeps at once.

@@ -1,137 +1,241 @@
-//! How long a worker polls before it sleeps. One rule: an idle queue costs nothing, so a window that did not pay
-//! shrinks to zero, and only a wake-up that polling would have spared lets it grow again.
+//! How long a worker polls before it sleeps. One rule: polling is only for a wait that is known to be short, on a CPU
+//! that nobody else wants.
+//!
+//! Two things are waited for, and each has its own usual time: the driver's next request, and the end of what is in
+//! flight. A wait that is usually longer than is worth polling for is slept through from its start; a shorter one is polled for a
+//! little longer than it usually takes.
+//!
+//! A poller that shares its CPU keeps away the very threads it waits for: another queue's worker, the kernel's own, the
+//! guest's. So it gives the CPU away at each look at the clock. With those that give it back soon that is all it takes.
+//! Others keep it as long as the scheduler lets them; and a poller comes back last, because it has used up its share, where
+//! a sleeper that is woken goes first. So a poller looks for long holes in its own time, and sleeps for a while when it
+//! sees some.
 
 use crate::Polling;
 use std::time::Duration;
 use std::time::Instant;
 
+/// The longest usual wait for a completion that is polled for. A wake-up costs some ten microseconds, a twentieth of it.
+const COMPLETION_WORTH: Duration = Duration::from_micros(200);
+/// The same for the driver's next request: nobody waits for an answer meanwhile, so the CPU's time counts for more.
+const REQUEST_WORTH: Duration = Duration::from_micros(100);
 /// Longest window of `Polling::Auto`.
-const AUTO_MAX: Duration = Duration::from_micros(50);
-/// First window after zero.
+const AUTO_MAX: Duration = Duration::from_micros(400);
+/// Shortest: what a glance costs is not worth saving.
 const AUTO_MIN: Duration = Duration::from_micros(10);
-/// A sleep up to this long would have been spared by polling. Longer than the window, because it contains what sleeping itself costs: a
-/// guest's doorbell is an exit to the host, and waking takes as long again, so that a driver that answers within a microsecond is not
-/// seen before 60 us or so where exits are dear; judged by the window alone, one bad moment would end polling for ever.
-const GROW_BELOW: Duration = Duration::from_micros(200);
-/// After a sleep of this length polling was in vain.
-const SHRINK_ABOVE: Duration = Duration::from_micros(800);
 /// Idle rounds between two looks at the clock.
 const ROUNDS_PER_CLOCK: u32 = 8;
+/// Between two looks at the clock pass a few microseconds, and a few more if another poller or the kernel had a turn. After
+/// more than this the CPU was with somebody who does not give it back by himself.
+const HOLE: Duration = Duration::from_micros(500);
+/// Polled time after which its holes are judged.
+const SPELL: Duration = Duration::from_millis(20);
+/// Holes of more than this share (one in so many) of a spell end the polling.
+const TOLERATED: u32 = 4;
+/// How long polling then rests, at first and at most.
+const REST_MIN: Duration = Duration::from_millis(50);
+const REST_MAX: Duration = Duration::from_secs(2);
+
+/// What an idle worker waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Awaited {
+    /// The driver's next request; nothing is in flight.
+    Request,
+    /// The end of something in flight, or another request.
+    Completion,
+}
 
 /// Decides, after an idle round, whether to poll on.
 #[derive(Debug)]
 pub(crate) struct Poller {
     mode: Polling,
-    window: Duration,
-    /// Start of the present window; `None` while there is activity.
-    idle_since: Option<Instant>,
+    requests: Usual,
+    completions: Usual,
+    /// The present wait; `None` while there is activity.
+    wait: Option<Wait>,
     rounds: u32,
+    crowd: Crowd,
+}
+
+/// One wait, from the first look at the clock on.
+#[derive(Debug, Clone, Copy)]
+struct Wait {
+    awaited: Awaited,
+    since: Instant,
+    looked: Instant,
+    window: Duration,
 }
 
 impl Poller {
     pub(crate) fn new(mode: Polling) -> Self {
-        let window = match mode {
-            Polling::Auto => AUTO_MAX,
-            Polling::Off => Duration::ZERO,
-            Polling::Always => Duration::MAX,
-            Polling::Window(window) => window,
-        };
+        // The first waits are short: whoever starts a queue is about to use it.
         Self {
             mode,
-            window,
-            idle_since: None,
+            requests: Usual::up_to(REQUEST_WORTH),
+            completions: Usual::up_to(COMPLETION_WORTH),
+            wait: None,
             rounds: 0,
+            crowd: Crowd::default(),
         }
     }
 
     /// Something was taken or completed.
     #[inline]
     pub(crate) fn activity(&mut self) {
-        self.idle_since = None;
         self.rounds = 0;
+        if let Some(wait) = self.wait.take() {
+            self.learn(wait.awaited, wait.looked - wait.since);
+        }
     }
 
     /// Nothing was; whether to poll once more instead of sleeping.
     #[inline]
-    pub(crate) fn poll_on(&mut self) -> bool {
-        if self.window.is_zero() {
-            return false;
-        }
-        if self.mode == Polling::Always {
-            return true;
+    pub(crate) fn poll_on(&mut self, awaited: Awaited) -> bool {
+        match self.mode {
+            Polling::Off => return false,
+            Polling::Always => return true,
+            Polling::Auto | Polling::Window(_) => {}
         }
         self.rounds += 1;
-        if !self.rounds.is_multiple_of(ROUNDS_PER_CLOCK) {
+        if self.rounds > 1 && !self.rounds.is_multiple_of(ROUNDS_PER_CLOCK) {
             return true;
         }
-        let since = *self.idle_since.get_or_insert_with(Instant::now);
-        since.elapsed() < self.window
+        if self.wait.is_some() {
+            // Pollers that share a CPU take turns, and the kernel's threads get theirs at once.
+            std::thread::yield_now();
+        }
+        self.look(awaited, Instant::now())
     }
 
-    /// The worker slept for `time`, then work arrived.
+    /// Looks at the clock.
+    fn look(&mut self, awaited: Awaited, now: Instant) -> bool {
+        let Some(wait) = &mut self.wait else {
+            let window = self.window(awaited, now);
+            self.wait = Some(Wait {
+                awaited,
+                since: now,
+                looked: now,
+                window,
+            });
+            return !window.is_zero();
+        };
+        let passed = now - wait.looked;
+        wait.looked = now;
+        let lasts = now - wait.since < wait.window;
+        let crowded = self.mode == Polling::Auto && self.crowd.passed(passed, now);
+        lasts && !crowded
+    }
+
+    /// How long the wait that begins is polled for.
+    fn window(&mut self, awaited: Awaited, now: Instant) -> Duration {
+        match self.mode {
+            Polling::Window(window) => window,
+            _ if self.crowd.rests(now) => Duration::ZERO,
+            _ => self.usual(awaited).window(),
+        }
+    }
+
+    /// The worker slept for `time`, then was woken.
     pub(crate) fn slept(&mut self, time: Duration) {
-        self.activity();
-        if self.mode != Polling::Auto {
-            return;
+        self.rounds = 0;
+        if let Some(wait) = self.wait.take() {
+            self.learn(wait.awaited, wait.looked - wait.since + time);
         }
-        if time <= GROW_BELOW {
-            self.window = (self.window * 2).clamp(AUTO_MIN, AUTO_MAX);
-        } else if time > SHRINK_ABOVE {
-            let half = self.window / 2;
-            self.window = if half < AUTO_MIN / 2 {
-                Duration::ZERO
-            } else {
-                half
-            };
+    }
+
+    fn learn(&mut self, awaited: Awaited, time: Duration) {
+        self.usual(awaited).learn(time);
+    }
+
+    fn usual(&mut self, awaited: Awaited) -> &mut Usual {
+        match awaited {
+            Awaited::Request => &mut self.requests,
+            Awaited::Completion => &mut self.completions,
         }
+    }
+}
+
+/// How long a kind of wait usually is: a mean in which the last waits count most.
+#[derive(Debug)]
+struct Usual {
+    mean: Duration,
+    worth: Duration,
+}
+
+impl Usual {
+    fn up_to(worth: Duration) -> Self {
+        Self {
+            mean: Duration::ZERO,
+            worth,
+        }
+    }
+
+    fn learn(&mut self, time: Duration) {
+        // One very long wait says no more than one that is too long; a few short ones outweigh it.
+        let time = time.min(2 * AUTO_MAX);
+        self.mean = (self.mean * 7 + time) / 8;
+    }
+
+    /// How long the next one is polled for.
+    fn window(&self) -> Duration {
+        if self.mean <= self.worth {
+            (2 * self.mean).clamp(AUTO_MIN, AUTO_MAX)
+        } else {
+            Duration::ZERO
+        }
+    }
+}
+
+/// Whether others want the CPU that we poll on.
+#[derive(Debug)]
+struct Crowd {
+    polled: Duration,
+    holes: Duration,
+    rest: Duration,
+    resting_until: Option<Instant>,
+}
+
+impl Default for Crowd {
+    fn default() -> Self {
+        Self {
+            polled: Duration::ZERO,
+            holes: Duration::ZERO,
+            rest: REST_MIN,
+            resting_until: None,
+        }
+    }
+}
+
+impl Crowd {
+    /// Whether no polling is to begin `now`.
+    fn rests(&mut self, now: Instant) -> bool {
+        let resting = self.resting_until.is_some_and(|until| now < until);
+        if !resting {
+            self.resting_until = None;
+        }
+        resting
+    }
+
+    /// `time` passed between two looks at the clock; whether the polling is to end.
+    fn passed(&mut self, time: Duration, now: Instant) -> bool {
+        self.polled += time;
+        if time > HOLE {
+            self.holes += time;
+        }
+        if self.holes > SPELL / TOLERATED {
+            self.resting_until = Some(now + self.rest);
+            self.rest = (2 * self.rest).min(REST_MAX);
+            (self.polled, self.holes) = (Duration::ZERO, Duration::ZERO);
+            return true;
+        }
+        if self.polled > SPELL {
+            self.rest = REST_MIN;
+            (self.polled, self.holes) = (Duration::ZERO, Duration::ZERO);
+        }
+        false
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rare_requests_end_the_polling_and_frequent_ones_bring_it_back() {
-        let mut poller = Poller::new(Polling::Auto);
-        assert_eq!(poller.window, AUTO_MAX);
-        for _ in 0..8 {
-            poller.slept(Duration::from_millis(5));
-        }
-        assert!(!poller.poll_on());
-        poller.slept(Duration::from_micros(20));
-        assert_eq!(poller.window, AUTO_MIN);
-        for _ in 0..8 {
-            poller.slept(Duration::from_micros(20));
-        }
-        assert_eq!(poller.window, AUTO_MAX);
-    }
-
-    #[test]
-    fn window_ends_after_its_time() {
-        let mut poller = Poller::new(Polling::Window(Duration::from_millis(2)));
-        let start = Instant::now();
-        while poller.poll_on() {
-            assert!(start.elapsed() < Duration::from_secs(5));
-        }
-        assert!(start.elapsed() >= Duration::from_millis(2));
-    }
-
-    #[test]
-    fn off_never_polls_and_always_never_stops() {
-        assert!(!Poller::new(Polling::Off).poll_on());
-        let mut always = Poller::new(Polling::Always);
-        assert!((0..1000).all(|_| always.poll_on()));
-    }
-
-    #[test]
-    fn modes_are_read_from_text() {
-        assert_eq!("auto".parse(), Ok(Polling::Auto));
-        assert_eq!(
-            "75us".parse(),
-            Ok(Polling::Window(Duration::from_micros(75)))
-        );
-        assert_eq!("75".parse(), Ok(Polling::Window(Duration::from_micros(75))));
-        assert!("sometimes".parse::<Polling>().is_err());
-    }
-}
+#[path = "polling_tests.rs"]
+mod tests;

@@ -6,6 +6,7 @@
 mod parked;
 
 use crate::Polling;
+use crate::polling::Awaited;
 use crate::polling::Poller;
 use device_model::Error;
 use device_model::Moderator;
@@ -300,13 +301,20 @@ impl State<'_> {
             }
             if progress.any() {
                 self.poller.activity();
-            } else if self.poller.poll_on() {
+            } else if self.poller.poll_on(self.awaited()) {
                 self.queue.counters().empty_polls(1);
                 self.queue.interrupt_if_late();
                 std::hint::spin_loop();
             } else {
                 self.sleep();
             }
+        }
+    }
+
+    fn awaited(&self) -> Awaited {
+        match self.handler.in_flight() {
+            0 => Awaited::Request,
+            _ => Awaited::Completion,
         }
     }
 
@@ -423,7 +431,7 @@ impl Sources<'_> {
         let (used, _) = fds.split_at_mut(used);
         let _ = nix::poll::ppoll(used, timeout, None);
         let [_, kicked, completed, rang] = fds.map(|fd| fd.any().unwrap_or(false));
-        if let Some(kick) = self.kick {
+        if let Some(kick) = self.kick.filter(|_| kicked) {
             kick.drain();
         }
         if let Some(moderator) = self.moderator.filter(|_| rang) {

@@ -47,6 +47,8 @@ pub(crate) struct UringEngine {
     read_at_once: bool,
     write_at_once: WriteAtOnce,
     misses: u32,
+    /// We have signalled the event ourselves.
+    notified: bool,
 }
 
 /// How writes to the page cache are made.
@@ -80,6 +82,7 @@ impl UringEngine {
                 WriteAtOnce::Never
             },
             misses: 0,
+            notified: false,
         })
     }
 
@@ -291,7 +294,11 @@ impl Engine for UringEngine {
     fn sleeping(&mut self, asleep: bool) {
         if !asleep {
             self.ring.ring.completion().disable_eventfd();
-            self.ring.event.drain();
+            // Without a completion the kernel has not signalled it. One that it notes just now may leave a signal behind:
+            // the next sleep then ends at once.
+            if std::mem::take(&mut self.notified) || !self.ring.ring.completion().is_empty() {
+                self.ring.event.drain();
+            }
             return;
         }
         self.ring.ring.completion().enable_eventfd();
@@ -300,6 +307,7 @@ impl Engine for UringEngine {
         let waiting =
             self.ring.ring.submission().taskrun() || !self.ring.ring.completion().is_empty();
         if self.pending != 0 && (waiting || self.queued != 0) {
+            self.notified = true;
             self.ring.event.notify();
         }
     }
