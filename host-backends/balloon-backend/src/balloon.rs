@@ -13,7 +13,7 @@ use guest_memory::Released;
 use virtio_spec::balloon::PAGE_SIZE;
 
 use crate::Repopulate;
-use crate::metrics::Counters;
+use crate::counters::Counters;
 use crate::numbers::Numbers;
 use crate::pages::Pages;
 
@@ -156,15 +156,15 @@ impl Balloon {
                 let len = part.end - part.start;
                 here += len;
                 let new = self.pages.insert(part.clone());
-                to.inflated_pages_total.add(new);
-                to.repeated_pages_total.add(len - new);
+                to.inflated_pages.add(new);
+                to.repeated_pages.add(len - new);
                 if self.inhibited {
-                    to.inhibited_bytes_total.add(len * PAGE_SIZE);
+                    to.inhibited_bytes.add(len * PAGE_SIZE);
                 } else {
                     released += self.release(part, unit, memory, terms.told);
                 }
             }
-            to.foreign_pages_total.add(run.end - run.start - here);
+            to.foreign_pages.add(run.end - run.start - here);
         }
         count(released, to);
     }
@@ -222,8 +222,8 @@ impl Balloon {
                 let len = part.end - part.start;
                 here += len;
                 let gone = self.pages.remove(part.clone());
-                to.deflated_pages_total.add(gone);
-                to.unknown_pages_total.add(len - gone);
+                to.deflated_pages.add(gone);
+                to.unknown_pages.add(len - gone);
                 let wanted = match terms.repopulate {
                     Repopulate::Always => true,
                     Repopulate::Auto => unit != PAGE_SIZE,
@@ -232,24 +232,24 @@ impl Balloon {
                 if wanted {
                     let bytes = len * PAGE_SIZE;
                     let got = memory.reserve(part.start * PAGE_SIZE, bytes).unwrap_or(0);
-                    to.repopulated_bytes_total.add(got);
-                    to.repopulate_failed_bytes_total.add(bytes - got);
+                    to.repopulated_bytes.add(got);
+                    to.repopulate_failed_bytes.add(bytes - got);
                 }
             }
-            to.foreign_pages_total.add(run.end - run.start - here);
+            to.foreign_pages.add(run.end - run.start - here);
         }
     }
 
     /// Free pages that the guest reports; they are in no balloon.
     pub fn report(&self, addr: u64, len: u64, memory: &GuestMemory, to: &Counters) -> bool {
         if self.inhibited {
-            to.inhibited_bytes_total.add(len);
+            to.inhibited_bytes.add(len);
             return true;
         }
         let Ok(released) = memory.release(addr, len) else {
             return false;
         };
-        to.reported_bytes_total.add(released.bytes);
+        to.reported_bytes.add(released.bytes);
         count(released, to);
         true
     }
@@ -277,8 +277,8 @@ fn release(memory: &GuestMemory, range: &Range<u64>) -> Released {
 }
 
 fn count(released: Released, to: &Counters) {
-    to.released_bytes_total.add(released.bytes);
-    to.release_calls_total.add(released.calls);
-    to.partial_bytes_total.add(released.partial);
-    to.refused_bytes_total.add(released.refused);
+    to.released_bytes.add(released.bytes);
+    to.release_calls.add(released.calls);
+    to.partial_bytes.add(released.partial);
+    to.refused_bytes.add(released.refused);
 }

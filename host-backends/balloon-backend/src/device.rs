@@ -17,6 +17,7 @@ use device_model::ConfigNotifier;
 use device_model::Device;
 use device_model::QueueHandler;
 use host_os::sync::lock;
+use metrics::CounterSet as _;
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::ClockId;
 use nix::sys::timerfd::Expiration;
@@ -37,9 +38,9 @@ use crate::Statistics;
 use crate::balloon::Balloon;
 use crate::balloon::Terms;
 use crate::config;
+use crate::counters::Counters;
 use crate::handler::BalloonQueue;
 use crate::hints::Hints;
-use crate::metrics::Counters;
 use crate::state::State;
 use crate::statistics::Oddities;
 
@@ -88,11 +89,9 @@ impl Shared {
     }
 
     pub fn take_statistics(&self, statistics: Statistics, odd: Oddities) {
-        self.counters.statistics_total.add(1);
-        self.counters.statistics_odd_total.add(odd.entries);
-        self.counters
-            .malformed_chains_total
-            .add(u64::from(odd.malformed));
+        self.counters.statistics.add(1);
+        self.counters.statistics_odd.add(odd.entries);
+        self.counters.malformed_chains.add(u64::from(odd.malformed));
         self.lock().statistics = Some(statistics);
     }
 
@@ -186,7 +185,7 @@ impl BalloonDevice {
         let asked = u64::from(inner.target) * PAGE_SIZE;
         drop(inner);
         if changed {
-            self.shared.counters.targets_total.add(1);
+            self.shared.counters.targets.add(1);
             self.notify_config_change();
         }
         asked
@@ -324,7 +323,7 @@ impl BalloonDevice {
 
     /// What happened so far.
     pub fn metrics(&self) -> Metrics {
-        self.shared.counters.snapshot()
+        self.shared.counters.sums()
     }
 
     /// Features that the driver accepted.
@@ -357,7 +356,7 @@ impl BalloonDevice {
         let mut inner = self.shared.lock();
         let size = inner.balloon.size();
         if size != 0 && u64::from(actual) * PAGE_SIZE > size {
-            self.shared.counters.absurd_actual_total.add(1);
+            self.shared.counters.absurd_actual.add(1);
         }
         inner.actual = Some(actual);
     }

@@ -95,12 +95,10 @@ impl BalloonQueue {
     fn move_pages(&mut self, chain: &Chain<'_>, memory: &GuestMemory) {
         let counters = &self.shared.counters;
         let faults = self.numbers.read(chain, memory);
-        counters.repeated_pages_total.add(faults.repeated);
-        counters.zero_pages_total.add(faults.zero);
-        counters.excess_pages_total.add(faults.excess);
-        counters
-            .malformed_chains_total
-            .add(u64::from(faults.malformed));
+        counters.repeated_pages.add(faults.repeated);
+        counters.zero_pages.add(faults.zero);
+        counters.excess_pages.add(faults.excess);
+        counters.malformed_chains.add(u64::from(faults.malformed));
         let mut state = self.shared.lock();
         if self.role == Role::Inflate {
             state
@@ -122,12 +120,12 @@ impl BalloonQueue {
         for segment in chain.writable {
             let len = u64::from(segment.len);
             if keep {
-                counters.poisoned_bytes_total.add(len);
+                counters.poisoned_bytes.add(len);
             } else {
                 malformed |= !state.balloon.report(segment.addr, len, memory, counters);
             }
         }
-        counters.malformed_chains_total.add(u64::from(malformed));
+        counters.malformed_chains.add(u64::from(malformed));
     }
 
     fn hint(&self, chain: &Chain<'_>, memory: &GuestMemory) {
@@ -139,16 +137,16 @@ impl BalloonQueue {
             let mut cursor = Cursor::new(memory, chain.readable);
             let read = total == HINT_COMMAND_SIZE as u64 && cursor.read(&mut command).is_ok();
             if !read {
-                counters.malformed_chains_total.add(1);
+                counters.malformed_chains.add(1);
                 return;
             }
             if !state.hints.told(u32::from_le_bytes(command)) {
-                counters.stale_hints_total.add(1);
+                counters.stale_hints.add(1);
             }
         }
         for segment in chain.writable {
             if !state.hints.current() {
-                counters.stale_hints_total.add(1);
+                counters.stale_hints.add(1);
                 continue;
             }
             let end = segment.addr.saturating_add(u64::from(segment.len));
@@ -156,7 +154,7 @@ impl BalloonQueue {
             let known = state.balloon.inside(pages);
             for part in known {
                 counters
-                    .hinted_bytes_total
+                    .hinted_bytes
                     .add((part.end - part.start) * PAGE_SIZE);
                 state.hints.add(part);
             }
@@ -175,7 +173,7 @@ impl BalloonQueue {
                 Ok(1)
             }
             None => {
-                self.shared.counters.statistics_missed_total.add(1);
+                self.shared.counters.statistics_missed.add(1);
                 Ok(0)
             }
         }

@@ -16,26 +16,25 @@
 
 mod balloon;
 mod config;
+mod counters;
 mod device;
 mod error;
 mod handler;
 mod hints;
-mod metrics;
 mod numbers;
 mod pages;
 mod spec;
 mod state;
 mod statistics;
 
+pub use counters::Metrics;
 pub use device::BalloonDevice;
 pub use error::Error;
 pub use hints::HintState;
 pub use host_os::ByteSize;
-pub use metrics::Metrics;
 pub use spec::BalloonSpec;
 pub use spec::MAX_QUEUE_SIZE;
 pub use spec::MIN_STATS_INTERVAL_MS;
-pub use spec::Policy;
 pub use spec::Repopulate;
 pub use statistics::Statistics;
 

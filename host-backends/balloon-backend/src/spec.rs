@@ -2,8 +2,6 @@
 //!
 //! Rule: everything is checked in [`BalloonSpec::check`], which reports every fault at once and names the mend.
 
-use std::path::PathBuf;
-
 use clap::ArgAction;
 use clap::Args;
 use clap::ValueEnum;
@@ -30,19 +28,6 @@ pub enum Repopulate {
     Never,
 }
 
-/// Who moves the target.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Policy {
-    /// The pool, between floor and ceiling.
-    #[default]
-    Auto,
-    /// Only commands.
-    Manual,
-    /// The pool decides and logs, and changes nothing.
-    DryRun,
-}
-
 /// One balloon: its features, and how much memory its guest keeps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Args)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
@@ -59,17 +44,6 @@ pub struct BalloonSpec {
     #[arg(long, value_name = "SIZE", help_heading = "Balloon")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ceiling: Option<ByteSize>,
-    /// Its share when memory is short, in proportion to the other guests' weights.
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 100,
-        help_heading = "Balloon"
-    )]
-    pub weight: u32,
-    /// Who moves the target: the pool, only commands, or nobody while decisions are logged.
-    #[arg(long, value_enum, default_value_t, help_heading = "Balloon")]
-    pub policy: Policy,
     /// Ask the guest for memory statistics; the pool is blind without.
     #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set, help_heading = "Balloon")]
     pub stats: bool,
@@ -99,10 +73,6 @@ pub struct BalloonSpec {
     /// Whether host memory is taken before a page that leaves the balloon is acknowledged.
     #[arg(long, value_enum, default_value_t, help_heading = "Balloon")]
     pub repopulate: Repopulate,
-    /// File that keeps target, policy and size of the balloon over a restart of the daemon.
-    #[arg(long, value_name = "FILE", help_heading = "Balloon")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub state_file: Option<PathBuf>,
     /// Largest ring that a front-end may give a queue, a power of two.
     #[arg(
         long,
@@ -122,8 +92,6 @@ impl Default for BalloonSpec {
             target: ByteSize(0),
             floor: None,
             ceiling: None,
-            weight: 100,
-            policy: Policy::Auto,
             stats: true,
             stats_interval_ms: 1000,
             must_tell_host: true,
@@ -132,7 +100,6 @@ impl Default for BalloonSpec {
             page_poison: true,
             free_page_hint: false,
             repopulate: Repopulate::Auto,
-            state_file: None,
             queue_size: 256,
             packed: true,
         }
@@ -164,9 +131,6 @@ impl BalloonSpec {
             faults.push(format!(
                 "floor {floor} is above ceiling {ceiling}: exchange them"
             ));
-        }
-        if !(1..=10_000).contains(&self.weight) {
-            faults.push(format!("weight is {}: give 1 to 10000", self.weight));
         }
         if faults.is_empty() {
             Ok(())

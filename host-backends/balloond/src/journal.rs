@@ -40,7 +40,7 @@ impl Journal {
             "from": decision.from,
             "to": decision.to,
             "reason": decision.reason,
-            "carried-out": carried_out,
+            "carried_out": carried_out,
         }));
         if carried_out {
             self.decisions += 1;

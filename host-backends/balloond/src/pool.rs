@@ -11,12 +11,21 @@ use std::time::Duration;
 use std::time::Instant;
 
 use balloon_backend::ByteSize;
-use balloon_backend::Policy;
 use clap::Args;
+use control_protocol::Bytes;
+use control_protocol::Changes;
+use control_protocol::Policy;
+use control_protocol::PoolSettings;
+use control_protocol::Settings as _;
+use control_protocol::Settled;
+use control_protocol::Toggle;
 use daemon_shell::Error;
 use daemon_shell::Overseer;
 use daemon_shell::Served;
+use daemon_shell::SharedOptions;
 use host_os::sync::lock;
+use metrics::MetricSet as _;
+use metrics::Samples;
 use nix::poll::PollFd;
 use nix::poll::PollFlags;
 use nix::poll::PollTimeout;
@@ -24,7 +33,6 @@ use nix::poll::poll;
 use nix::sys::eventfd::EventFd;
 use serde::Deserialize;
 use serde::Serialize;
-use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 
@@ -38,8 +46,6 @@ use crate::policy::Settings;
 use crate::policy::State;
 use crate::vm::Vm;
 
-/// What can be set of the pool itself.
-const KEYS: [&str; 3] = ["size", "reserve", "dry-run"];
 /// How often an unchanged decision of a dry run is told again.
 const DRY_RUN_AGAIN: Duration = Duration::from_secs(60);
 /// After an alarm of the kernel, the next one is looked at no sooner.
@@ -71,17 +77,54 @@ pub struct PoolSpec {
     pub cgroup: Option<PathBuf>,
 }
 
-impl PoolSpec {
-    /// `self`, completed from `other`.
-    #[must_use]
-    pub fn or(self, other: Self) -> Self {
-        Self {
-            size: self.size.or(other.size),
-            reserve: self.reserve.or(other.reserve),
-            interval_ms: self.interval_ms.or(other.interval_ms),
-            dry_run: self.dry_run || other.dry_run,
-            cgroup: self.cgroup.or(other.cgroup),
-        }
+/// What the config file has beside process and devices: the table `[pool]`.
+#[derive(Clone, Debug, Default, Deserialize, Args)]
+#[serde(deny_unknown_fields, default)]
+pub struct PoolTable {
+    /// The pool.
+    #[command(flatten)]
+    pub pool: PoolSpec,
+}
+
+impl SharedOptions for PoolTable {
+    const TABLES: &'static [&'static str] = &["pool"];
+
+    fn or(self, file: Self) -> Self {
+        let (flags, file) = (self.pool, file.pool);
+        let pool = PoolSpec {
+            size: flags.size.or(file.size),
+            reserve: flags.reserve.or(file.reserve),
+            interval_ms: flags.interval_ms.or(file.interval_ms),
+            dry_run: flags.dry_run || file.dry_run,
+            cgroup: flags.cgroup.or(file.cgroup),
+        };
+        Self { pool }
+    }
+}
+
+metrics::metrics! {
+    /// What the pool has done, and how memory stands.
+    struct PoolMetrics {
+        /// Times that it looked.
+        rounds: u64 as counter,
+        /// Times that the kernel told of pressure.
+        alarms: u64 as counter,
+        /// Decisions carried out.
+        decisions: u64 as counter,
+        /// Memory taken from guests.
+        shrunk_bytes: u64 as counter in bytes,
+        /// Memory given to guests.
+        grown_bytes: u64 as counter in bytes,
+        /// Memory for all guests together.
+        budget_bytes: u64 as gauge in bytes,
+        /// Memory that the guests may take.
+        committed_bytes: u64 as gauge in bytes,
+        /// Memory that guests were asked for and have not given up yet.
+        coming_bytes: u64 as gauge in bytes,
+        /// Memory that guests want and do not have.
+        wanted_bytes: u64 as gauge in bytes,
+        /// Memory that the host has available.
+        host_available_bytes: Option<u64> as gauge in bytes,
     }
 }
 
@@ -113,13 +156,13 @@ impl Pool {
     /// # Errors
     /// The control group has no limit to read, or there are no descriptors left.
     pub fn new(spec: &PoolSpec, vms: Vec<Arc<Vm>>) -> Result<Self, Error> {
-        let files = HostFiles::open(spec.cgroup.as_deref()).map_err(|message| Error::Socket {
-            device: "pool".to_owned(),
+        let files = HostFiles::open(spec.cgroup.as_deref()).map_err(|message| Error::Spec {
+            name: "pool".to_owned(),
             message,
         })?;
         if spec.reserve.is_some() && files.total().is_none() {
-            return Err(Error::Socket {
-                device: "pool".to_owned(),
+            return Err(Error::Spec {
+                name: "pool".to_owned(),
                 message: "the host's memory is not known (/proc/meminfo), so nothing can be kept in reserve".to_owned(),
             });
         }
@@ -265,10 +308,10 @@ impl Overseer for Pool {
         json!({
             "size": inner.settings.pool,
             "reserve": inner.settings.reserve,
-            "dry-run": inner.dry_run,
+            "dry_run": inner.dry_run,
             "host": {
                 "available": inner.host.available,
-                "pressure-percent": inner.host.pressure,
+                "pressure_percent": inner.host.pressure,
                 "alarm": self.files.alarm().is_some(),
             },
             "balance": inner.balance,
@@ -276,57 +319,52 @@ impl Overseer for Pool {
         })
     }
 
-    fn metrics(&self) -> Value {
+    fn metrics(&self) -> Samples {
         let inner = self.lock();
-        let (decisions, shrunk, grown) = inner.journal.sums();
-        json!({
-            "rounds_total": inner.rounds,
-            "alarms_total": inner.alarms,
-            "decisions_total": decisions,
-            "shrunk_bytes_total": shrunk,
-            "grown_bytes_total": grown,
-            "budget_bytes": inner.balance.budget_bytes,
-            "committed_bytes": inner.balance.committed_bytes,
-            "coming_bytes": inner.balance.coming_bytes,
-            "wanted_bytes": inner.balance.wanted_bytes,
-            "host_available_bytes": inner.host.available.unwrap_or(0),
-        })
+        let (decisions, shrunk_bytes, grown_bytes) = inner.journal.sums();
+        let metrics = PoolMetrics {
+            rounds: inner.rounds,
+            alarms: inner.alarms,
+            decisions,
+            shrunk_bytes,
+            grown_bytes,
+            budget_bytes: inner.balance.budget_bytes,
+            committed_bytes: inner.balance.committed_bytes,
+            coming_bytes: inner.balance.coming_bytes,
+            wanted_bytes: inner.balance.wanted_bytes,
+            host_available_bytes: inner.host.available,
+        };
+        metrics.samples()
     }
 
-    fn gauges(&self) -> &'static [&'static str] {
-        &[
-            "budget_bytes",
-            "committed_bytes",
-            "coming_bytes",
-            "wanted_bytes",
-            "host_available_bytes",
-        ]
-    }
-
-    fn set(&self, set: &Map<String, Value>) -> Result<Value, String> {
+    fn set(&self, changes: &Changes) -> Result<Value, String> {
         // Where there is one guest, it need not be named.
         if let [only] = self.vms.as_slice()
-            && !set.keys().any(|key| KEYS.contains(&key.as_str()))
+            && !changes.keys().any(|key| PoolSettings::KEYS.contains(&key))
         {
-            return only.set(set);
+            return only.set(changes);
         }
+        let set: PoolSettings = changes
+            .read()
+            .map_err(|error| format!("{error} (of the pool; name a device for others)"))?;
         let mut inner = self.lock();
-        let (mut settings, mut dry_run) = (inner.settings, inner.dry_run);
-        for (key, value) in set {
-            match key.as_str() {
-                "size" => settings.pool = Some(crate::vm::bytes(value)?).filter(|size| *size != 0),
-                "reserve" => settings.reserve = crate::vm::bytes(value)?,
-                "dry-run" => dry_run = crate::vm::flag(value)?,
-                other => {
-                    return Err(format!(
-                        "Unknown key {other:?}: the pool has size, reserve and dry-run; name a device for others"
-                    ));
-                }
-            }
+        if let Some(Bytes(size)) = set.size {
+            inner.settings.pool = Some(size).filter(|size| *size != 0);
         }
-        (inner.settings, inner.dry_run) = (settings, dry_run);
-        tracing::info!(?settings, dry_run, "the pool was set by a command");
-        Ok(json!({ "size": settings.pool, "reserve": settings.reserve, "dry-run": dry_run }))
+        if let Some(Bytes(reserve)) = set.reserve {
+            inner.settings.reserve = reserve;
+        }
+        if let Some(Toggle(dry_run)) = set.dry_run {
+            inner.dry_run = dry_run;
+        }
+        let now = PoolSettings {
+            size: inner.settings.pool.map(Bytes),
+            reserve: Some(Bytes(inner.settings.reserve)),
+            dry_run: Some(Toggle(inner.dry_run)),
+        };
+        let now = json!(Settled::new(now, &set, &[]));
+        tracing::info!(%now, "the pool was set by a command");
+        Ok(now)
     }
 
     fn stop(&self) {

@@ -8,19 +8,30 @@ use std::sync::MutexGuard;
 use std::time::Duration;
 
 use balloon_backend::BalloonDevice;
-use balloon_backend::ByteSize;
-use balloon_backend::Policy;
+use control_protocol::BalloonSettings;
+use control_protocol::Bytes;
+use control_protocol::Changes;
+use control_protocol::Policy;
+use control_protocol::Settings as _;
+use control_protocol::Settled;
+use control_protocol::Toggle;
+use daemon_shell::DeviceSpec;
 use daemon_shell::Error;
 use daemon_shell::Served;
+use daemon_shell::StateFile;
+use daemon_shell::Unit;
 use device_model::Device;
 use host_os::sync::lock;
+use metrics::MetricSet as _;
+use metrics::Samples;
 use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 
-use crate::memory::Memory;
 use crate::policy::Guest;
 use crate::policy::Sample;
+use crate::spec::VmSpec;
+use crate::vm_state::VmState;
 
 /// Tags of statistics (virtio 1.4 sec. 5.5.6.3).
 mod tag {
@@ -32,6 +43,24 @@ mod tag {
     pub const ALLOC_STALL: u16 = 11;
 }
 
+metrics::metrics! {
+    /// How a guest's memory stands.
+    struct GuestMemory {
+        /// Memory of the guest.
+        memory_bytes: Option<u64> as gauge in bytes,
+        /// Memory of the guest that takes memory of the host.
+        resident_bytes: Option<u64> as gauge in bytes,
+        /// Memory that the guest is asked to give up.
+        target_bytes: u64 as gauge in bytes,
+        /// Memory that the guest says it has given up.
+        actual_bytes: Option<u64> as gauge in bytes,
+        /// Memory in the balloon.
+        ballooned_bytes: u64 as gauge in bytes,
+        /// Memory that the guest could use without swapping, as it says.
+        guest_available_bytes: Option<u64> as gauge in bytes,
+    }
+}
+
 /// A served balloon.
 pub struct Vm {
     /// As in the log.
@@ -39,7 +68,15 @@ pub struct Vm {
     /// The balloon.
     pub device: Arc<BalloonDevice>,
     terms: Mutex<Terms>,
-    memory: Option<Mutex<Memory>>,
+    kept: Option<Mutex<Kept>>,
+    spec: VmSpec,
+}
+
+/// What outlives the daemon.
+struct Kept {
+    file: StateFile<VmState>,
+    /// What `set` changed, this daemon's and those before it.
+    set: BalloonSettings,
 }
 
 #[derive(Clone, Copy)]
@@ -48,57 +85,75 @@ struct Terms {
     weight: u32,
 }
 
-/// What one command sets.
-#[derive(Default)]
-struct Change {
-    target: Option<u64>,
-    floor: Option<u64>,
-    ceiling: Option<u64>,
-    weight: Option<u32>,
-    policy: Option<Policy>,
-    inhibit: Option<bool>,
+/// Opens the balloon of `spec`.
+///
+/// # Errors
+/// It cannot be.
+pub fn open(spec: DeviceSpec<VmSpec>) -> Result<(Arc<Vm>, Unit), Error> {
+    let faults = spec.device.faults();
+    if !faults.is_empty() {
+        return Err(spec.wrong(&faults));
+    }
+    let device = BalloonDevice::new(spec.device.balloon.clone());
+    let device = device.map_err(|source| spec.refused(source))?;
+    let vm = Arc::new(Vm::new(&spec, device)?);
+    let unit = spec.served(vm.clone());
+    Ok((vm, unit))
 }
 
 impl Vm {
-    /// `device` under `name`, on the terms of its specification; opens its state file.
+    /// `device` as `spec` has it; opens its state file.
     ///
     /// # Errors
     /// That cannot be opened.
-    pub fn new(name: String, device: Arc<BalloonDevice>) -> Result<Self, Error> {
-        let memory = match &device.spec().state_file {
+    fn new(spec: &DeviceSpec<VmSpec>, device: Arc<BalloonDevice>) -> Result<Self, Error> {
+        let mut terms = Terms {
+            policy: spec.device.terms.policy,
+            weight: spec.device.terms.weight,
+        };
+        let kept = match &spec.device.state.state_file {
             None => None,
             Some(path) => {
                 let refused = |error| {
                     let path = path.display();
-                    format!("cannot use the state file {path}: {error}")
+                    spec.refused(format!("cannot use the state file {path}: {error}"))
                 };
-                let memory = Memory::open(path, &device).map_err(|error| Error::Device {
-                    device: name.clone(),
-                    source: refused(error).into(),
-                })?;
-                Some(memory)
+                let opened = StateFile::open(path, "balloon", VmState::older);
+                let (file, state) = opened.map_err(refused)?;
+                let VmState {
+                    target,
+                    actual,
+                    set,
+                } = state.unwrap_or_default();
+                if target != 0 || actual.is_some() {
+                    device.recall(target, actual);
+                }
+                change(&device, &set);
+                terms.policy = set.policy.unwrap_or(terms.policy);
+                terms.weight = set.weight.unwrap_or(terms.weight);
+                tracing::info!(path = %path.display(), target, actual, ?set, "took up where the last process was");
+                Some(Mutex::new(Kept { file, set }))
             }
         };
-        let remembered = memory.as_ref().and_then(|memory| memory.policy);
-        let terms = Terms {
-            policy: remembered.unwrap_or(device.spec().policy),
-            weight: device.spec().weight,
-        };
-        let memory = memory.map(Mutex::new);
         Ok(Self {
-            name,
+            name: spec.name.clone(),
             device,
             terms: Mutex::new(terms),
-            memory,
+            kept,
+            spec: spec.device.clone(),
         })
     }
 
     /// Keeps what a next process has to know.
     pub fn keep(&self) {
-        if let Some(memory) = &self.memory {
-            let policy = self.terms().policy;
-            let mut memory = lock(memory);
-            memory.keep(&self.device, policy);
+        if let Some(kept) = &self.kept {
+            let mut kept = lock(kept);
+            let state = VmState {
+                target: self.device.target(),
+                actual: self.device.actual(),
+                set: kept.set.clone(),
+            };
+            kept.file.keep(&state);
         }
     }
 
@@ -139,109 +194,96 @@ impl Vm {
         }
     }
 
-    fn carry_out(&self, change: &Change) -> Value {
-        let device = &self.device;
+    fn carry_out(&self, set: &BalloonSettings) -> Settled<BalloonSettings> {
+        let policy = match (policy_of(set), set.target) {
+            // Who sets a target by hand wants it to stay.
+            (None, Some(_)) => Some(Policy::Manual),
+            (policy, _) => policy,
+        };
         {
             let mut terms = self.terms();
-            terms.weight = change.weight.unwrap_or(terms.weight);
-            terms.policy = match (change.policy, change.target) {
-                (Some(policy), _) => policy,
-                // Who sets a target by hand wants it to stay.
-                (None, Some(_)) => Policy::Manual,
-                (None, None) => terms.policy,
-            };
+            terms.weight = set.weight.unwrap_or(terms.weight);
+            terms.policy = policy.unwrap_or(terms.policy);
         }
-        if change.floor.is_some() || change.ceiling.is_some() {
-            device.set_limits(change.floor, change.ceiling);
+        change(&self.device, set);
+        if let Some(Bytes(target)) = set.target {
+            self.device.set_target(target);
         }
-        if let Some(target) = change.target {
-            device.set_target(target);
-        }
-        if let Some(on) = change.inhibit {
-            device.inhibit(on);
+        if let Some(kept) = &self.kept {
+            lock(kept).set.update(BalloonSettings {
+                // The state has the target as it is, whoever moved it.
+                target: None,
+                policy,
+                dry_run: None,
+                ..set.clone()
+            });
         }
         self.keep();
-        let terms = *self.terms();
-        json!({
-            "target": device.target(),
-            "floor": device.floor(),
-            "ceiling": device.ceiling(),
-            "weight": terms.weight,
-            "policy": terms.policy,
-            "inhibit": device.inhibited(),
-        })
+        let kept = self.kept.as_ref().map(|_| BalloonSettings::KEYS);
+        Settled::new(self.settings(), set, kept.unwrap_or_default())
     }
-}
 
-/// A size in JSON: a number, or text such as 512M.
-pub fn bytes(value: &Value) -> Result<u64, String> {
-    match value {
-        Value::Number(number) => number
-            .as_u64()
-            .ok_or_else(|| format!("{number} is no number of bytes")),
-        Value::String(text) => text.parse::<ByteSize>().map(|size| size.0),
-        other => Err(format!("{other} is no size, write for example 512M")),
-    }
-}
-
-/// A switch in JSON: true, false, or on, off.
-pub fn flag(value: &Value) -> Result<bool, String> {
-    match value {
-        Value::Bool(flag) => Ok(*flag),
-        Value::String(word) if word == "on" || word == "true" => Ok(true),
-        Value::String(word) if word == "off" || word == "false" => Ok(false),
-        other => Err(format!("{other} is neither on nor off")),
-    }
-}
-
-/// Reads all of `set`.
-fn change(set: &Map<String, Value>, device: &BalloonDevice) -> Result<Change, String> {
-    let mut change = Change::default();
-    for (key, value) in set {
-        match key.as_str() {
-            "target" => change.target = Some(bytes(value)?),
-            "floor" => change.floor = Some(bytes(value)?),
-            "ceiling" => change.ceiling = Some(bytes(value)?),
-            "inhibit" => change.inhibit = Some(flag(value)?),
-            "weight" => {
-                let weight = value.as_u64().or_else(|| value.as_str()?.parse().ok());
-                let weight = weight.and_then(|weight| u32::try_from(weight).ok());
-                let weight = weight.filter(|weight| (1..=10_000).contains(weight));
-                change.weight = Some(weight.ok_or("weight is 1 to 10000")?);
-            }
-            "policy" => {
-                let policy = serde_json::from_value(value.clone());
-                change.policy = Some(policy.map_err(|_| "policy is auto, manual or dry-run")?);
-            }
-            "dry-run" => {
-                let policy = if flag(value)? {
-                    Policy::DryRun
-                } else {
-                    Policy::Auto
-                };
-                change.policy = Some(policy);
-            }
-            other => {
-                return Err(format!(
-                    "Unknown key {other:?}: there are target, floor, ceiling, weight, policy, dry-run and inhibit"
-                ));
-            }
+    fn settings(&self) -> BalloonSettings {
+        let (device, terms) = (&self.device, *self.terms());
+        BalloonSettings {
+            target: Some(Bytes(device.target())),
+            floor: device.floor().map(Bytes),
+            ceiling: device.ceiling().map(Bytes),
+            weight: Some(terms.weight),
+            policy: Some(terms.policy),
+            dry_run: None,
+            inhibit: Some(Toggle(device.inhibited())),
         }
     }
-    let floor = change.floor.or(device.floor()).unwrap_or(0);
-    let ceiling = change
-        .ceiling
-        .or(device.ceiling())
-        .filter(|bytes| *bytes != 0);
-    if ceiling.is_some_and(|ceiling| floor > ceiling) {
+}
+
+/// Changes what is the device's own, apart from the target.
+fn change(device: &BalloonDevice, set: &BalloonSettings) {
+    if set.floor.is_some() || set.ceiling.is_some() {
+        let bytes = |size: Option<Bytes>| size.map(|bytes| bytes.0);
+        device.set_limits(bytes(set.floor), bytes(set.ceiling));
+    }
+    if let Some(Toggle(on)) = set.inhibit {
+        device.inhibit(on);
+    }
+}
+
+/// The policy that `set` asks for, if it does.
+fn policy_of(set: &BalloonSettings) -> Option<Policy> {
+    let dry_run = set.dry_run.map(|Toggle(dry)| match dry {
+        true => Policy::DryRun,
+        false => Policy::Auto,
+    });
+    set.policy.or(dry_run)
+}
+
+/// Whether all of `set` can be.
+fn check(set: &BalloonSettings, device: &BalloonDevice) -> Result<(), String> {
+    if set
+        .weight
+        .is_some_and(|weight| !(1..=10_000).contains(&weight))
+    {
+        return Err("weight is 1 to 10000".to_owned());
+    }
+    if set.policy.is_some() && set.dry_run.is_some() {
+        return Err("dry-run is a policy: give one of the two".to_owned());
+    }
+    let floor = set.floor.map(|bytes| bytes.0).or(device.floor());
+    let ceiling = set.ceiling.map(|bytes| bytes.0).or(device.ceiling());
+    let ceiling = ceiling.filter(|bytes| *bytes != 0);
+    if ceiling.is_some_and(|ceiling| floor.unwrap_or(0) > ceiling) {
         return Err("floor would be above ceiling: set both".to_owned());
     }
-    Ok(change)
+    Ok(())
 }
 
 impl Served for Vm {
     fn device(&self) -> Arc<dyn Device> {
         self.device.clone()
+    }
+
+    fn kind(&self) -> &'static str {
+        "balloon"
     }
 
     fn status(&self) -> Value {
@@ -260,7 +302,6 @@ impl Served for Vm {
         });
         let (hints, hinted) = device.hints();
         json!({
-            "type": "balloon",
             "memory": device.guest_memory(),
             "resident": device.resident(),
             "target": device.target(),
@@ -274,47 +315,28 @@ impl Served for Vm {
             "features": format!("{:#x}", device.accepted()),
             "statistics": statistics,
             "hints": json!({ "state": format!("{hints:?}"), "bytes": hinted }),
-            "spec": device.spec(),
+            "spec": self.spec,
         })
     }
 
-    fn metrics(&self) -> Value {
-        let mut metrics = json!(self.device.metrics());
+    fn metrics(&self) -> Samples {
         let device = &self.device;
-        let gauges = [
-            ("memory_bytes", device.guest_memory()),
-            ("resident_bytes", device.resident()),
-            ("target_bytes", Some(device.target())),
-            ("actual_bytes", device.actual()),
-            ("ballooned_bytes", Some(device.ballooned())),
-        ];
         let statistics = device.statistics();
-        let available = statistics.and_then(|statistics| statistics.get(tag::AVAIL));
-        if let Some(metrics) = metrics.as_object_mut() {
-            for (name, value) in gauges
-                .into_iter()
-                .chain([("guest_available_bytes", available)])
-            {
-                metrics.insert(name.to_owned(), value.unwrap_or(0).into());
-            }
-        }
-        metrics
+        let memory = GuestMemory {
+            memory_bytes: device.guest_memory(),
+            resident_bytes: device.resident(),
+            target_bytes: device.target(),
+            actual_bytes: device.actual(),
+            ballooned_bytes: device.ballooned(),
+            guest_available_bytes: statistics.and_then(|statistics| statistics.get(tag::AVAIL)),
+        };
+        device.metrics().samples().and(&memory)
     }
 
-    fn gauges(&self) -> &'static [&'static str] {
-        &[
-            "memory_bytes",
-            "resident_bytes",
-            "target_bytes",
-            "actual_bytes",
-            "ballooned_bytes",
-            "guest_available_bytes",
-        ]
-    }
-
-    fn set(&self, set: &Map<String, Value>) -> Result<Value, String> {
-        let change = change(set, &self.device)?;
-        let now = self.carry_out(&change);
+    fn set(&self, changes: &Changes) -> Result<Value, String> {
+        let set: BalloonSettings = changes.read()?;
+        check(&set, &self.device)?;
+        let now = json!(self.carry_out(&set));
         tracing::info!(device = self.name, %now, "set by a command");
         Ok(now)
     }

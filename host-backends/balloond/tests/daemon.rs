@@ -257,8 +257,10 @@ fn what_is_wrong_is_refused_before_anything_is_served() {
                 "1G",
                 "--queue-size",
                 "3",
+                "--weight",
+                "0",
             ],
-            vec!["floor", "ceiling", "queue-size"],
+            vec!["floor", "ceiling", "queue-size", "weight"],
         ),
         (
             vec!["--socket-path", "/tmp/x", "--target", "many"],
@@ -291,7 +293,7 @@ fn a_config_file_names_pool_and_devices_and_its_faults_are_told() {
     let status = daemon.ask("status");
     let pool = &status["ok"]["pool"];
     assert_eq!(
-        (&pool["size"], &pool["dry-run"]),
+        (&pool["size"], &pool["dry_run"]),
         (&(4_u64 << 30).into(), &true.into()),
         "{pool}"
     );
@@ -322,7 +324,8 @@ fn a_balloon_is_set_and_what_is_wrong_changes_nothing() {
     let daemon = Daemon::start(&["--socket-path", "{}/s", "--name", "vm"]);
     let set = daemon.ask("set vm target=512M floor=1G weight=250");
     let expected = serde_json::json!({
-        "target": 512 << 20, "floor": 1 << 30, "ceiling": null, "weight": 250, "policy": "manual", "inhibit": false,
+        "target": 512 << 20, "floor": 1 << 30, "weight": 250, "policy": "manual", "inhibit": false,
+        "until_restart": ["floor", "target", "weight"],
     });
     assert_eq!(set["ok"], expected, "{set}");
     let set = daemon.ask(r#"{"command":"set","device":"vm","set":{"policy":"auto","inhibit":true,"target":1048576}}"#);
@@ -350,10 +353,38 @@ fn a_balloon_is_set_and_what_is_wrong_changes_nothing() {
 }
 
 #[test]
+fn what_was_set_outlives_the_daemon_in_its_state_file() {
+    let flags = ["--socket-path", "{}/s", "--state-file", "{}/state"];
+    let mut daemon = Daemon::start(&flags);
+    let set = daemon.ask("set target=64M floor=1G ceiling=2G weight=250 inhibit=on");
+    assert_eq!(set["ok"]["until_restart"], serde_json::json!([]), "{set}");
+    daemon.ask("set floor=512M");
+    daemon.signal(Signal::SIGKILL);
+    assert_eq!(daemon.end(), None);
+    let dir = std::mem::replace(&mut daemon.dir, tempfile::tempdir().expect("a directory"));
+    let again = Daemon::start_in(dir, &flags);
+    let device = &again.ask("status")["ok"]["devices"][0]["device"];
+    for (key, value) in [
+        ("target", serde_json::json!(64 << 20)),
+        ("floor", (512 << 20).into()),
+        ("ceiling", (2_u64 << 30).into()),
+        ("weight", 250.into()),
+        ("policy", "manual".into()),
+        ("inhibit", true.into()),
+    ] {
+        assert_eq!(device[key], value, "{key}: {device}");
+    }
+    let pool = again.ask("set size=4G");
+    let until = serde_json::json!(["size"]);
+    assert_eq!(pool["ok"]["until_restart"], until, "{pool}");
+}
+
+#[test]
 fn the_pool_is_set_and_tells_how_it_stands() {
     let daemon = Daemon::start(&["--socket-path", "{}/s", "--pool-interval-ms", "50"]);
     let set = daemon.ask("set dry-run=on size=4G reserve=128M");
-    let expected = serde_json::json!({"size": 4_u64 << 30, "reserve": 128 << 20, "dry-run": true});
+    let expected = serde_json::json!({"size": 4_u64 << 30, "reserve": 128 << 20, "dry-run": true,
+        "until_restart": ["dry-run", "reserve", "size"]});
     assert_eq!(set["ok"], expected, "{set}");
     assert!(daemon.ask("set size=1G weight=3")["error"].is_string());
     assert_eq!(

@@ -17,11 +17,11 @@ use virtqueue::Chain;
 use virtqueue::ChainBatch;
 use virtqueue::Token;
 
+use crate::counters::QueueMetrics;
 use crate::device::Disk;
 use crate::engine::Engine;
 use crate::engine::runner::Runner;
 use crate::engine::work::Task;
-use crate::metrics::QueueMetrics;
 use crate::request::Limits;
 use crate::request::Operation;
 use crate::request::Parsed;

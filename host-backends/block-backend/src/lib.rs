@@ -9,6 +9,7 @@
 //! Where it stops short of virtio: no ZONED, no SECURE_ERASE (a file cannot promise it), no LIFETIME (a file has none).
 
 mod config;
+mod counters;
 mod device;
 mod durability;
 mod engine;
@@ -18,15 +19,14 @@ pub mod fuzzing;
 mod handler;
 mod image;
 mod lock;
-mod metrics;
 mod request;
 mod spec;
 mod write_cache;
 
+pub use counters::Metrics;
 pub use device::BlockDevice;
 pub use error::Error;
 pub use host_os::ByteSize;
-pub use metrics::Metrics;
 pub use spec::BlockSpec;
 pub use spec::CacheMode;
 pub use spec::EngineChoice;

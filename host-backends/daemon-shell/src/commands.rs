@@ -4,19 +4,34 @@
 
 use std::sync::Arc;
 
-use control_lines::Answer;
-use control_lines::Answers;
-use control_lines::prometheus::Exposition;
-use device_model::QueueStatistics;
-use serde_json::Map;
+use control_protocol::Answer;
+use control_protocol::Answers;
+use control_protocol::Changes;
+use control_protocol::Command;
+use metrics::Exposition;
+use metrics::MetricSet as _;
 use serde_json::Value;
 use serde_json::json;
 use vhost_user_server::Server;
 use vhost_user_server::ShutdownHandle;
 
 use crate::Served;
-use crate::control::Command;
 use crate::daemon::Overseer;
+
+metrics::metrics! {
+    /// What became of the log.
+    struct Log {
+        /// Lines that nobody took in time.
+        lines_lost: u64 as counter,
+    }
+}
+
+impl Log {
+    fn now() -> Self {
+        let lines_lost = host_os::output::dropped();
+        Self { lines_lost }
+    }
+}
 
 /// A unit that is being served.
 pub(crate) struct Running {
@@ -60,12 +75,13 @@ impl Commands {
 
     fn status(&self) -> Value {
         let devices = self.units.iter().map(|unit| {
-            let numbers = unit.server.statistics();
+            let session = unit.server.statistics().session;
             json!({
                 "name": unit.name,
-                "connected": numbers.connected,
-                "another-waits": numbers.waiting,
-                "sessions": numbers.sessions,
+                "type": unit.served.kind(),
+                "connected": session.connected,
+                "waiting": session.waiting,
+                "sessions": session.sessions,
                 "device": unit.served.status(),
             })
         });
@@ -79,23 +95,21 @@ impl Commands {
     fn metrics(&self) -> Value {
         let devices = self.units.iter().map(|unit| {
             let numbers = unit.server.statistics();
-            let queues: Vec<_> = numbers.queues.iter().map(queue).collect();
+            let queues = numbers.queues.iter();
+            let queues: Vec<_> = queues.map(|queue| queue.samples().json()).collect();
             json!({
                 "name": unit.name,
-                "sessions": numbers.sessions,
-                "waits": numbers.waits,
-                "messages": numbers.messages,
-                "message-errors": numbers.message_errors,
+                "type": unit.served.kind(),
+                "vhost_user": numbers.session.samples().json(),
                 "queues": queues,
-                "device": unit.served.metrics(),
+                "device": unit.served.metrics().json(),
             })
         });
         let devices: Vec<_> = devices.collect();
-        let lost = host_os::output::dropped();
-        self.with_overseer(
-            json!({ "devices": devices, "log-lines-lost": lost }),
-            |overseer| overseer.metrics(),
-        )
+        let log = Log::now().samples().json();
+        self.with_overseer(json!({ "devices": devices, "log": log }), |overseer| {
+            overseer.metrics().json()
+        })
     }
 
     fn with_overseer(&self, mut value: Value, part: impl Fn(&dyn Overseer) -> Value) -> Value {
@@ -107,82 +121,52 @@ impl Commands {
 
     fn prometheus(&self) -> String {
         let mut text = Exposition::default();
-        let lost = json!({ "lines-lost": host_os::output::dropped() });
-        text.add("log", &[], &lost, &[]);
+        text.add("log", &[], &Log::now().samples());
         for unit in &self.units {
             let device = [("device", unit.name.as_str())];
             let numbers = unit.server.statistics();
-            let session = json!({
-                "connected": numbers.connected,
-                "sessions": numbers.sessions,
-                "waits": numbers.waits,
-                "messages": numbers.messages,
-                "message-errors": numbers.message_errors,
-            });
-            text.add("vhost_user", &device, &session, &[]);
+            text.add("vhost_user", &device, &numbers.session.samples());
             for (index, numbers) in numbers.queues.iter().enumerate() {
                 let index = index.to_string();
                 let labels = [("device", unit.name.as_str()), ("queue", index.as_str())];
-                text.add("queue", &labels, &queue(numbers), &[]);
+                text.add("queue", &labels, &numbers.samples());
             }
-            let status = unit.served.status();
-            let kind = status.get("type").and_then(Value::as_str);
-            let (metrics, gauges) = (unit.served.metrics(), unit.served.gauges());
-            text.add(kind.unwrap_or("device"), &device, &metrics, gauges);
+            text.add(unit.served.kind(), &device, &unit.served.metrics());
         }
         if let Some(overseer) = &self.overseer {
-            let (metrics, gauges) = (overseer.metrics(), overseer.gauges());
-            text.add(overseer.kind(), &[], &metrics, gauges);
+            text.add(overseer.kind(), &[], &overseer.metrics());
         }
         text.text()
     }
 
     /// `set` without a device means the overseer where there is one, and else the only device.
-    fn set(&self, device: Option<&str>, set: &Map<String, Value>) -> Result<Value, String> {
+    fn set(&self, device: Option<&str>, changes: &Changes) -> Result<Value, String> {
         match (device, &self.overseer) {
-            (None, Some(overseer)) => overseer.set(set),
-            (device, _) => self.find(device)?.served.set(set),
+            (None, Some(overseer)) => overseer.set(changes),
+            (device, _) => self.find(device)?.served.set(changes),
         }
     }
+}
 
-    fn carry_out(&self, command: Command) -> Answer {
+impl Answers for Commands {
+    fn answer(&self, command: Command) -> Answer {
         match command {
             Command::Status => Answer::Value(self.status()),
             Command::Metrics => Answer::Value(self.metrics()),
             Command::Prometheus => Answer::Text(self.prometheus()),
             Command::Resize { device, bytes } => {
                 let unit = self.find(device.as_deref());
+                let bytes = bytes.map(|bytes| bytes.0);
                 unit.and_then(|unit| unit.served.resize(bytes)).into()
             }
             Command::Set { device, set } => self.set(device.as_deref(), &set).into(),
+            Command::PowerButton | Command::Reset => {
+                Answer::Error("A VM has that, and this is a daemon".to_owned())
+            }
             Command::Stop => {
                 let shutdown = self.shutdown.clone();
                 Answer::Last(json!("stopping"), Box::new(move || shutdown.shutdown()))
             }
-        }
-    }
-}
-
-fn queue(queue: &QueueStatistics) -> Value {
-    json!({
-        "taken": queue.taken,
-        "completed": queue.completed,
-        "published": queue.published,
-        "interrupts": queue.interrupts,
-        "wakeups": queue.wakeups,
-        "empty-polls": queue.empty_polls,
-        "replayed": queue.replayed,
-        "ring-errors": queue.ring_errors,
-        "device-errors": queue.device_errors,
-        "panics": queue.panics,
-    })
-}
-
-impl Answers for Commands {
-    fn answer(&self, line: &str) -> Answer {
-        match Command::parse(line) {
-            Ok(command) => self.carry_out(command),
-            Err(error) => Answer::Error(error),
         }
     }
 }

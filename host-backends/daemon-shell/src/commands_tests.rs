@@ -4,10 +4,29 @@ use super::*;
 use device_model::ConfigNotifier;
 use device_model::Device;
 use device_model::QueueHandler;
+use metrics::Samples;
 use std::sync::Mutex;
 use vhost_user_server::Options;
 
 use crate::Error;
+
+metrics::metrics! {
+    /// A lamp's.
+    struct LampMetrics {
+        /// How long it was lit.
+        lit_seconds: f64 as counter in seconds,
+        /// How bright it is.
+        watts: u64 as gauge,
+    }
+}
+
+metrics::metrics! {
+    /// A house's.
+    struct HouseMetrics {
+        /// People who came.
+        visitors: u64 as counter,
+    }
+}
 
 /// A lamp; no front-end ever meets it.
 struct Lamp {
@@ -19,20 +38,23 @@ impl Served for Lamp {
         Arc::new(Bulb)
     }
 
+    fn kind(&self) -> &'static str {
+        "lamp"
+    }
+
     fn status(&self) -> Value {
-        json!({"type": "lamp"})
+        json!({"colour": "red"})
     }
 
-    fn metrics(&self) -> Value {
-        json!({"lit_seconds": 5, "watts": *self.watts.lock().unwrap(), "colour": "red"})
+    fn metrics(&self) -> Samples {
+        let watts = *self.watts.lock().unwrap();
+        let lit_seconds = 5.0;
+        LampMetrics { lit_seconds, watts }.samples()
     }
 
-    fn gauges(&self) -> &'static [&'static str] {
-        &["watts"]
-    }
-
-    fn set(&self, set: &Map<String, Value>) -> Result<Value, String> {
-        let watts = set.get("watts").and_then(Value::as_u64);
+    fn set(&self, changes: &Changes) -> Result<Value, String> {
+        let set = json!(changes);
+        let watts = set["watts"].as_u64();
         *self.watts.lock().unwrap() = watts.ok_or("Say watts=NUMBER")?;
         Ok(json!({"watts": watts}))
     }
@@ -53,12 +75,12 @@ impl Overseer for House {
         json!({"door": "shut"})
     }
 
-    fn metrics(&self) -> Value {
-        json!({"visitors": 2})
+    fn metrics(&self) -> Samples {
+        HouseMetrics { visitors: 2 }.samples()
     }
 
-    fn set(&self, set: &Map<String, Value>) -> Result<Value, String> {
-        Ok(json!({"house": set}))
+    fn set(&self, changes: &Changes) -> Result<Value, String> {
+        Ok(json!({"house": changes}))
     }
 }
 
@@ -122,7 +144,7 @@ fn commands(names: &[&str], overseer: Option<Arc<dyn Overseer>>) -> Commands {
 }
 
 fn say(commands: &Commands, line: &str) -> Result<Value, String> {
-    match commands.answer(line) {
+    match commands.answer(Command::parse(line)?) {
         Answer::Value(value) | Answer::Last(value, _) => Ok(value),
         Answer::Text(text) => Ok(json!(text)),
         Answer::Error(error) => Err(error),
@@ -149,13 +171,17 @@ fn set_reaches_the_device_that_is_named_or_the_only_one() {
     let one = commands(&["hall"], None);
     assert_eq!(say(&one, "set watts=5"), Ok(json!({"watts": 5})));
     assert!(say(&one, "resize").unwrap_err().contains("no size"));
+    assert!(say(&one, "power-button").unwrap_err().contains("A VM"));
 }
 
 #[test]
 fn what_stands_above_the_devices_is_asked_and_set_without_a_name() {
     let house = commands(&["hall"], Some(Arc::new(House)));
     assert_eq!(say(&house, "status").unwrap()["house"]["door"], "shut");
-    assert_eq!(say(&house, "metrics").unwrap()["house"]["visitors"], 2);
+    assert_eq!(
+        say(&house, "metrics").unwrap()["house"]["visitors_total"],
+        2
+    );
     let set = say(&house, "set watts=5").unwrap();
     assert_eq!(set, json!({"house": {"watts": 5}}));
     assert_eq!(say(&house, "set hall watts=5"), Ok(json!({"watts": 5})));
@@ -175,6 +201,7 @@ fn prometheus_text_holds_session_queues_device_and_overseer() {
         "paravane_vhost_user_connected{device=\"hall\"} 0",
         "paravane_vhost_user_messages_total{device=\"hall\"} 0",
         "paravane_queue_ring_errors_total{device=\"hall\",queue=\"1\"} 0",
+        "paravane_queue_given_back_total{device=\"hall\",queue=\"1\"} 0",
     ] {
         assert!(text.lines().any(|known| known == line), "{line} in {text}");
     }
@@ -184,7 +211,7 @@ fn prometheus_text_holds_session_queues_device_and_overseer() {
 #[test]
 fn stop_answers_before_it_stops() {
     let house = commands(&["hall"], None);
-    let Answer::Last(value, act) = house.answer("stop") else {
+    let Answer::Last(value, act) = house.answer(Command::Stop) else {
         panic!("the last answer");
     };
     assert_eq!(value, "stopping");

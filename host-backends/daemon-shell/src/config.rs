@@ -1,16 +1,22 @@
 //! The config file: options of the process, then one `[[device]]` table per device.
 //!
-//! Rule: an unknown key is an error that names the device and the keys there are; nothing is skipped in silence.
+//! Rule: an unknown key is an error that names its place and the keys there are; nothing is skipped in silence.
 
+use std::collections::HashSet;
 use std::path::Path;
+use std::sync::Arc;
 
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use config_file::ConfigFile;
+use config_file::Places;
+use config_file::Section;
 
 use crate::Error;
 use crate::ProcessSpec;
+use crate::Served;
 use crate::ServiceSpec;
 use crate::SocketSpec;
+use crate::Unit;
+use crate::program::SharedOptions;
 
 const SOCKET_KEYS: [&str; 4] = ["socket-path", "fd", "connect", "socket-mode"];
 const SERVICE_KEYS: [&str; 2] = ["name", "poll"];
@@ -19,139 +25,120 @@ const DEVICES: &str = "device";
 /// One device of a daemon: where it is found, how it is served, what it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceSpec<S> {
+    /// In logs and on the control socket.
+    pub name: String,
     /// Where its front-end finds it.
     pub socket: SocketSpec,
     /// How it is served.
     pub service: ServiceSpec,
     /// What it is.
     pub device: S,
+    /// Where its keys stand in the config file, if they do.
+    pub places: Places,
 }
 
-/// Reads the config file at `path`.
-///
-/// # Errors
-/// It cannot be read, is no TOML, or holds what it should not.
-pub fn load<S: DeserializeOwned>(path: &Path) -> Result<(ProcessSpec, Vec<DeviceSpec<S>>), Error> {
-    let (process, NoTables {}, devices) = load_with(path, &[])?;
-    Ok((process, devices))
-}
-
-/// Reads the config file at `path`, in which `tables` have a meaning of their own, together an `E`.
-///
-/// # Errors
-/// As [`load`].
-pub fn load_with<S: DeserializeOwned, E: DeserializeOwned>(
-    path: &Path,
-    tables: &[&str],
-) -> Result<(ProcessSpec, E, Vec<DeviceSpec<S>>), Error> {
-    let text = std::fs::read_to_string(path).map_err(|source| Error::ConfigRead {
-        path: path.to_owned(),
-        source,
-    })?;
-    parse_with(&text, path, tables)
-}
-
-/// Nothing beside process and devices.
-#[derive(Deserialize)]
-struct NoTables {}
-
-/// Reads `text`, which came from `path`.
-///
-/// # Errors
-/// As [`load`].
-pub fn parse<S: DeserializeOwned>(
-    text: &str,
-    path: &Path,
-) -> Result<(ProcessSpec, Vec<DeviceSpec<S>>), Error> {
-    let (process, NoTables {}, devices) = parse_with(text, path, &[])?;
-    Ok((process, devices))
-}
-
-/// Reads `text`, which came from `path`, with `tables` as for [`load_with`].
-///
-/// # Errors
-/// As [`load`].
-pub fn parse_with<S: DeserializeOwned, E: DeserializeOwned>(
-    text: &str,
-    path: &Path,
-    tables: &[&str],
-) -> Result<(ProcessSpec, E, Vec<DeviceSpec<S>>), Error> {
-    let malformed = |source| Error::Config {
-        path: path.to_owned(),
-        source,
-    };
-    let mut file: toml::Table = toml::from_str(text).map_err(malformed)?;
-    let devices = match file.remove(DEVICES) {
-        None => Vec::new(),
-        Some(devices) => Vec::<toml::Table>::deserialize(devices).map_err(malformed)?,
-    };
-    let mut own = toml::Table::new();
-    for key in tables {
-        own.extend(file.remove_entry(*key));
+impl<S> DeviceSpec<S> {
+    /// The error for `faults` of what the device is asked to be; each begins with the key that it is about, if there is one.
+    pub fn wrong(&self, faults: &[String]) -> Error {
+        let faults: Vec<_> = faults
+            .iter()
+            .map(|fault| self.places.locate(fault))
+            .collect();
+        Error::Spec {
+            name: self.name.clone(),
+            message: faults.join("; "),
+        }
     }
-    let own = E::deserialize(own).map_err(malformed)?;
-    let process = ProcessSpec::deserialize(file).map_err(malformed)?;
-    if devices.is_empty() {
-        return Err(Error::ConfigDevice {
-            path: path.to_owned(),
-            device: "1".to_owned(),
-            message: "there is none: add a [[device]] table".to_owned(),
+
+    /// The device as `served`, at its place and in its manner.
+    pub fn served(self, served: Arc<dyn Served>) -> Unit {
+        Unit {
+            name: self.name,
+            socket: self.socket,
+            service: self.service,
+            served,
+        }
+    }
+
+    /// The error for a device that cannot be opened.
+    pub fn refused(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+        Error::Device {
+            device: self.name.clone(),
+            source: source.into(),
+        }
+    }
+}
+
+/// What a config file says.
+#[derive(Debug)]
+pub struct Config<S, T> {
+    /// Of the process.
+    pub process: ProcessSpec,
+    /// Beside the devices.
+    pub shared: S,
+    /// At least one.
+    pub devices: Vec<DeviceSpec<T>>,
+}
+
+/// Reads the config file at `path`, as [`parse`].
+///
+/// # Errors
+/// It cannot be read, or as [`parse`].
+pub fn load<S: SharedOptions, T>(
+    path: &Path,
+    read_device: impl Fn(Section<'_>) -> Result<T, config_file::Error>,
+) -> Result<Config<S, T>, Error> {
+    parse(&ConfigFile::read(path)?, read_device)
+}
+
+/// Reads `file`; `read_device` reads a device's table, from which the keys of socket and service have been taken.
+///
+/// # Errors
+/// It is no TOML, or holds what it should not.
+pub fn parse<S: SharedOptions, T>(
+    file: &ConfigFile,
+    read_device: impl Fn(Section<'_>) -> Result<T, config_file::Error>,
+) -> Result<Config<S, T>, Error> {
+    let mut root = file.root()?;
+    let whole = root.places();
+    let tables = root.take_tables(DEVICES)?;
+    let shared = root.take(S::TABLES).read()?;
+    let process = root.read()?;
+    if tables.is_empty() {
+        return Err(whole
+            .fault(DEVICES, "there is no device: add a [[device]] table")
+            .into());
+    }
+    let mut names = HashSet::new();
+    let mut devices = Vec::new();
+    for (at, mut table) in tables.into_iter().enumerate() {
+        let places = table.places();
+        let socket = table.take(&SOCKET_KEYS).read()?;
+        let service = table.take(&SERVICE_KEYS).read()?;
+        let name = name(&service, at + 1);
+        if !names.insert(name.clone()) {
+            let message = format!("two devices are named {name:?}: give each its own name");
+            return Err(places.fault("name", message).into());
+        }
+        devices.push(DeviceSpec {
+            name,
+            socket,
+            service,
+            device: read_device(table)?,
+            places,
         });
     }
-    let devices: Result<Vec<_>, _> = devices
-        .into_iter()
-        .enumerate()
-        .map(|(at, table)| device(table, at + 1, path))
-        .collect();
-    let devices = devices?;
-    check_names(&devices, path)?;
-    Ok((process, own, devices))
-}
-
-fn device<S: DeserializeOwned>(
-    table: toml::Table,
-    number: usize,
-    path: &Path,
-) -> Result<DeviceSpec<S>, Error> {
-    let (mut socket, mut service, mut rest) =
-        (toml::Table::new(), toml::Table::new(), toml::Table::new());
-    for (key, value) in table {
-        let part = match key.as_str() {
-            key if SOCKET_KEYS.contains(&key) => &mut socket,
-            key if SERVICE_KEYS.contains(&key) => &mut service,
-            _ => &mut rest,
-        };
-        part.insert(key, value);
-    }
-    let fail = |source: toml::de::Error| Error::ConfigDevice {
-        path: path.to_owned(),
-        device: number.to_string(),
-        message: source.message().to_owned(),
-    };
-    let mut service: ServiceSpec = service.try_into().map_err(fail)?;
-    service
-        .name
-        .get_or_insert_with(|| format!("device{number}"));
-    Ok(DeviceSpec {
-        socket: socket.try_into().map_err(fail)?,
-        service,
-        device: rest.try_into().map_err(fail)?,
+    Ok(Config {
+        process,
+        shared,
+        devices,
     })
 }
 
-fn check_names<S>(devices: &[DeviceSpec<S>], path: &Path) -> Result<(), Error> {
-    let mut names = std::collections::HashSet::new();
-    for device in devices {
-        let name = device.service.name.clone().unwrap_or_default();
-        if !names.insert(name.clone()) {
-            return Err(Error::ConfigDevice {
-                path: path.to_owned(),
-                device: name,
-                message: "two devices have this name: give each its own".to_owned(),
-            });
-        }
-    }
-    Ok(())
+/// The name of device `number`, counted from 1.
+pub(crate) fn name(service: &ServiceSpec, number: usize) -> String {
+    let name = service.name.clone();
+    name.unwrap_or_else(|| format!("device{number}"))
 }
 
 #[cfg(test)]

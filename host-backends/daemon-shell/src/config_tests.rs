@@ -1,6 +1,8 @@
 //! Config files right and wrong.
 
 use super::*;
+use clap::Args;
+use serde::Deserialize;
 use vhost_user_server::Polling;
 
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
@@ -9,10 +11,31 @@ struct Lamp {
     watts: u32,
 }
 
-type Parsed = Result<(ProcessSpec, Vec<DeviceSpec<Lamp>>), Error>;
+#[derive(Debug, Default, PartialEq, Eq, Deserialize, Args)]
+#[serde(deny_unknown_fields, default)]
+struct House {
+    #[arg(skip)]
+    lawn: Vec<Lawn>,
+}
 
-fn read(text: &str) -> Parsed {
-    parse(text, Path::new("lamps.toml"))
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Lawn {
+    acres: u32,
+}
+
+impl SharedOptions for House {
+    const TABLES: &'static [&'static str] = &["lawn"];
+
+    fn or(self, file: Self) -> Self {
+        file
+    }
+}
+
+fn read(text: &str) -> Result<Config<House, Lamp>, Error> {
+    parse(&ConfigFile::new(Path::new("lamps.toml"), text), |table| {
+        table.read()
+    })
 }
 
 fn fault(text: &str) -> String {
@@ -21,10 +44,12 @@ fn fault(text: &str) -> String {
 
 #[test]
 fn a_whole_file_is_understood() {
-    let (process, devices) = read(
+    let config = read(
         r#"
         log = "warn"
         control-socket = "/run/control"
+        [[lawn]]
+        acres = 2
         [[device]]
         name = "hall"
         socket-path = "/run/hall"
@@ -37,24 +62,50 @@ fn a_whole_file_is_understood() {
         "#,
     )
     .expect("a sound file");
-    assert_eq!(process.log.as_deref(), Some("warn"));
-    assert_eq!(devices.len(), 2);
-    assert_eq!(devices[0].device, Lamp { watts: 40 });
-    assert_eq!(devices[0].socket.socket_mode, Some(0o660));
+    assert_eq!(config.process.log.as_deref(), Some("warn"));
+    assert_eq!(config.shared.lawn, [Lawn { acres: 2 }]);
+    let [hall, other] = config.devices.as_slice() else {
+        panic!("two devices");
+    };
+    assert_eq!(hall.device, Lamp { watts: 40 });
+    assert_eq!(hall.socket.socket_mode, Some(0o660));
     assert_eq!(
-        devices[0].service.poll,
+        hall.service.poll,
         Polling::Window(std::time::Duration::from_micros(20))
     );
-    assert_eq!(devices[1].service.name.as_deref(), Some("device2"));
-    assert_eq!(devices[1].service.poll, Polling::Off);
+    assert_eq!((&*hall.name, &*other.name), ("hall", "device2"));
+    assert_eq!(other.service.poll, Polling::Off);
 }
 
 #[test]
-fn unknown_keys_are_refused_by_name() {
-    assert!(fault("colour = 1\n[[device]]").contains("colour"));
-    let message = fault("[[device]]\n[[device]]\nwats = 1");
+fn a_fault_names_file_line_and_key() {
+    for (text, place) in [
+        ("colour = 1\n[[device]]", "lamps.toml, line 1, key colour: "),
+        (
+            "[[device]]\n[[device]]\nwats = 1",
+            "lamps.toml, line 3, key wats: ",
+        ),
+        ("[[device]]\n\nfd = 'x'", "lamps.toml, line 3, key fd: "),
+        (
+            "[[device]]\npoll = 'sometimes'",
+            "lamps.toml, line 2, key poll: ",
+        ),
+        (
+            "[[device]]\n[[lawn]]\nmiles = 1\n",
+            "lamps.toml, line 3, key lawn.0.miles: ",
+        ),
+        (
+            "[[device]]\nname = 'a'\n[[device]]\nname = 'a'",
+            "lamps.toml, line 4, key name: ",
+        ),
+        ("log = 'info'", "lamps.toml, line 1: "),
+    ] {
+        let fault = fault(text);
+        assert!(fault.starts_with(place), "{text:?}: {fault}");
+    }
+    let message = fault("[[device]]\nwats = 1");
     assert!(
-        message.contains("device 2") && message.contains("wats") && message.contains("watts"),
+        message.contains("`wats`") && message.contains("`watts`"),
         "{message}"
     );
 }
@@ -69,10 +120,9 @@ fn wrong_values_are_refused() {
         "[[device]]\nfd = \"x\"",
         "[[device]]\nsocket-mode = \"9\"",
         "[[device]]\nsocket-mode = \"1777\"",
-        "[[device]]\npoll = \"sometimes\"",
         "[[device]]\nname = 3",
         "sandbox = \"maybe\"\n[[device]]",
-        "[[device]]\nname = \"a\"\n[[device]]\nname = \"a\"",
+        "[[device]]\n[[garden]]",
         "[[device]]\nwatts = 1\nwatts = 2",
         "not toml",
         "\u{0}",
@@ -82,8 +132,20 @@ fn wrong_values_are_refused() {
 }
 
 #[test]
+fn what_a_device_is_asked_to_be_is_refused_at_its_place() {
+    let config = read("[[device]]\nname = 'hall'\nwatts = 4\n").expect("a sound file");
+    let hall = &config.devices[0];
+    let wrong = hall.wrong(&["watts is 4: give 40".to_owned(), "it is dark".to_owned()]);
+    assert_eq!(
+        wrong.to_string(),
+        "hall: lamps.toml, line 3, key watts: watts is 4: give 40; lamps.toml, line 1: it is dark"
+    );
+}
+
+#[test]
 fn a_missing_file_is_named() {
-    let error = load::<Lamp>(Path::new("/nonexistent/file")).expect_err("no file");
+    let none = load::<House, Lamp>(Path::new("/nonexistent/file"), |table| table.read());
+    let error = none.expect_err("no file");
     assert!(error.to_string().contains("/nonexistent/file"));
 }
 
@@ -101,39 +163,4 @@ fn flags_beat_the_file() {
     let both = flags.or(file);
     assert_eq!(both.log.as_deref(), Some("debug"));
     assert_eq!(both.control_socket.as_deref(), Some(Path::new("x")));
-}
-
-#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct House {
-    lawn: Vec<Lawn>,
-}
-
-#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Lawn {
-    acres: u32,
-}
-
-#[test]
-fn a_daemon_may_have_tables_of_its_own() {
-    let read = |text: &str| {
-        let parsed: Result<(ProcessSpec, House, Vec<DeviceSpec<Lamp>>), Error> =
-            parse_with(text, Path::new("house.toml"), &["lawn"]);
-        parsed.map_err(|error| crate::exit::chain(&error))
-    };
-    let text = "log = \"warn\"\n[[lawn]]\nacres = 2\n[[device]]\nsocket-path = \"a\"\n";
-    let (process, house, devices) = read(text).expect("a sound file");
-    assert_eq!(process.log.as_deref(), Some("warn"));
-    assert_eq!(house.lawn, [Lawn { acres: 2 }]);
-    assert_eq!(devices.len(), 1);
-    let (_, house, _) = read("[[device]]\nsocket-path = \"a\"\n").expect("a sound file");
-    assert_eq!(house, House::default());
-    for (bad, word) in [
-        ("[[lawn]]\nmiles = 1\n", "miles"),
-        ("[[garden]]\n", "garden"),
-    ] {
-        let fault = read(&format!("{text}{bad}")).expect_err("a faulty file");
-        assert!(fault.contains(word), "{fault}");
-    }
 }

@@ -12,15 +12,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use control_lines::Access;
+use control_protocol::Access;
+use control_protocol::Changes;
 use device_model::Device;
 use host_os::privileges::Identity;
+use metrics::Samples;
 use nix::errno::Errno;
 use nix::poll::PollFd;
 use nix::poll::PollFlags;
 use nix::poll::PollTimeout;
 use nix::poll::poll;
-use serde_json::Map;
 use serde_json::Value;
 use vhost_user_server::Options;
 use vhost_user_server::Server;
@@ -46,16 +47,14 @@ pub trait Served: Send + Sync {
     /// The same device for the session.
     fn device(&self) -> Arc<dyn Device>;
 
-    /// What it is and how it stands, for `status`.
+    /// One word for what it is, which is part of its names in `prometheus`.
+    fn kind(&self) -> &'static str;
+
+    /// How it stands, for `status`.
     fn status(&self) -> Value;
 
-    /// Its counters, for `metrics`.
-    fn metrics(&self) -> Value;
-
-    /// Names among its counters that are no counters but go up and down, for `prometheus`.
-    fn gauges(&self) -> &'static [&'static str] {
-        &[]
-    }
+    /// Its counters and gauges, for `metrics` and `prometheus`.
+    fn metrics(&self) -> Samples;
 
     /// What it needs inside the sandbox beyond what every device does.
     fn needs(&self) -> Needs {
@@ -66,7 +65,7 @@ pub trait Served: Send + Sync {
     ///
     /// # Errors
     /// A sentence for the client; then nothing has changed.
-    fn set(&self, _set: &Map<String, Value>) -> Result<Value, String> {
+    fn set(&self, _changes: &Changes) -> Result<Value, String> {
         Err("This device has nothing to set".to_owned())
     }
 
@@ -96,13 +95,8 @@ pub trait Overseer: Send + Sync {
     /// How it stands, for `status`.
     fn status(&self) -> Value;
 
-    /// Its counters, for `metrics`.
-    fn metrics(&self) -> Value;
-
-    /// Names among its counters that go up and down, for `prometheus`.
-    fn gauges(&self) -> &'static [&'static str] {
-        &[]
-    }
+    /// Its counters and gauges, for `metrics` and `prometheus`.
+    fn metrics(&self) -> Samples;
 
     /// What it needs inside the sandbox beyond what every device does.
     fn needs(&self) -> Needs {
@@ -113,7 +107,7 @@ pub trait Overseer: Send + Sync {
     ///
     /// # Errors
     /// A sentence for the client; then nothing has changed.
-    fn set(&self, set: &Map<String, Value>) -> Result<Value, String>;
+    fn set(&self, changes: &Changes) -> Result<Value, String>;
 
     /// SIGHUP.
     fn reload(&self) {}
@@ -124,6 +118,8 @@ pub trait Overseer: Send + Sync {
 
 /// One device with its place and manner of service.
 pub struct Unit {
+    /// In logs and on the control socket.
+    pub name: String,
     /// Where its front-end finds it.
     pub socket: SocketSpec,
     /// How it is served.
@@ -162,18 +158,7 @@ pub fn run(process: &ProcessSpec, units: Vec<Unit>) -> Result<(), Error> {
 }
 
 /// As [`run`], with `overseer` above the devices.
-///
-/// # Errors
-/// As [`run`], or the overseer cannot start.
-pub fn run_with(
-    process: &ProcessSpec,
-    units: Vec<Unit>,
-    overseer: Arc<dyn Overseer>,
-) -> Result<(), Error> {
-    serve(process, units, Some(overseer))
-}
-
-fn serve(
+pub(crate) fn serve(
     process: &ProcessSpec,
     units: Vec<Unit>,
     overseer: Option<Arc<dyn Overseer>>,
@@ -183,7 +168,7 @@ fn serve(
     let owner = identity.as_ref().map(Identity::owner);
     let endpoints = open_endpoints(&units, owner)?;
     let control = match &process.control_socket {
-        Some(path) => Some(control_lines::bind(path, Access::private(owner))?),
+        Some(path) => Some(control_protocol::bind(path, Access::private(owner))?),
         None => None,
     };
     let files = Files::of(&endpoints, process);
@@ -209,15 +194,15 @@ fn serve(
         source,
     })?;
     let mut threads = Vec::new();
-    for (at, (unit, endpoint)) in units.into_iter().zip(endpoints).enumerate() {
-        let running = start_server(unit, at, &shutdown)?;
+    for (unit, endpoint) in units.into_iter().zip(endpoints) {
+        let running = start_server(unit, &shutdown)?;
         threads.push(spawn(&running, endpoint, &keep, &shutdown)?);
         commands.units.push(running);
     }
     drop(keep);
     let commands = Arc::new(commands);
     if let Some(listener) = control {
-        control_lines::serve(listener, commands.clone())?;
+        control_protocol::serve(listener, commands.clone())?;
     }
     tracing::info!(devices = commands.units.len(), "ready");
     if process.end_with_stdin == Some(true) {
@@ -236,8 +221,7 @@ fn serve(
 }
 
 fn open_endpoints(units: &[Unit], owner: Option<(u32, u32)>) -> Result<Vec<Endpoint>, Error> {
-    let named = units.iter().enumerate();
-    let names: Vec<_> = named.map(|(at, unit)| name_of(&unit.service, at)).collect();
+    let names: Vec<_> = units.iter().map(|unit| unit.name.clone()).collect();
     let mut inherited = Inherited::from_environment(names.clone());
     let opened = units.iter().zip(&names);
     let endpoints: Result<Vec<_>, _> = opened
@@ -247,13 +231,6 @@ fn open_endpoints(units: &[Unit], owner: Option<(u32, u32)>) -> Result<Vec<Endpo
     endpoints
 }
 
-fn name_of(service: &ServiceSpec, at: usize) -> String {
-    service
-        .name
-        .clone()
-        .unwrap_or_else(|| format!("device{}", at + 1))
-}
-
 fn serve_error(device: &str, source: vhost_user_server::Error) -> Error {
     Error::Serve {
         device: device.to_owned(),
@@ -261,8 +238,8 @@ fn serve_error(device: &str, source: vhost_user_server::Error) -> Error {
     }
 }
 
-fn start_server(unit: Unit, at: usize, shutdown: &ShutdownHandle) -> Result<Running, Error> {
-    let name = name_of(&unit.service, at);
+fn start_server(unit: Unit, shutdown: &ShutdownHandle) -> Result<Running, Error> {
+    let name = unit.name;
     let options = Options {
         name: name.clone(),
         polling: unit.service.poll,

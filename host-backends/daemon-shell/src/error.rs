@@ -1,7 +1,5 @@
 //! What can go wrong around a daemon, each with its mend.
 
-use std::path::PathBuf;
-
 use thiserror::Error;
 
 /// Why a daemon cannot start or go on.
@@ -17,30 +15,15 @@ pub enum Error {
         /// Why it is none.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The config file cannot be read.
-    #[error("Cannot read the config file {}", path.display())]
-    ConfigRead {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The config file is malformed.
-    #[error("The config file {} is wrong", path.display())]
-    Config {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        source: toml::de::Error,
-    },
-    /// One device of the config file is wrong.
-    #[error("The config file {}, device {device}: {message}", path.display())]
-    ConfigDevice {
-        /// The file.
-        path: PathBuf,
-        /// Its name, or its number counted from 1.
-        device: String,
-        /// What is wrong.
+    /// The config file cannot be read, or is wrong.
+    #[error(transparent)]
+    Config(#[from] config_file::Error),
+    /// A device, or what stands beside the devices, is asked to be what it cannot be.
+    #[error("{name}: {message}")]
+    Spec {
+        /// Its name.
+        name: String,
+        /// What is wrong, and the mend.
         message: String,
     },
     /// A device has no socket, or two.
@@ -53,7 +36,7 @@ pub enum Error {
     },
     /// Cannot listen, or not there.
     #[error(transparent)]
-    Listen(#[from] control_lines::Error),
+    Listen(#[from] control_protocol::Error),
     /// The process cannot become another user.
     #[error(transparent)]
     Identity(#[from] host_os::Error),

@@ -22,11 +22,9 @@ Exit codes:
 impl From<&Error> for Exit {
     fn from(error: &Error) -> Self {
         match error {
-            Error::Log { .. }
-            | Error::ConfigRead { .. }
-            | Error::Config { .. }
-            | Error::ConfigDevice { .. }
-            | Error::Socket { .. } => Self::Usage,
+            Error::Log { .. } | Error::Config(_) | Error::Spec { .. } | Error::Socket { .. } => {
+                Self::Usage
+            }
             Error::Listen(_) => Self::Socket,
             Error::Identity(error) if error.is_usage() => Self::Usage,
             Error::Identity(_) | Error::Sandbox { .. } => Self::Sandbox,

@@ -11,7 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use clap::Args;
-use control_lines::Access;
+use control_protocol::Access;
 use nix::sys::socket::AddressFamily;
 use nix::sys::socket::SockaddrLike;
 use nix::sys::socket::SockaddrStorage;
@@ -187,7 +187,7 @@ impl SocketSpec {
         match (&self.socket_path, self.fd, &self.connect) {
             (Some(path), None, None) => {
                 let mode = self.socket_mode;
-                let listener = control_lines::bind(path, Access { mode, owner })?;
+                let listener = control_protocol::bind(path, Access { mode, owner })?;
                 Ok(Endpoint::Listen(listener, Some(path.clone())))
             }
             (None, Some(fd), None) => adopt(fd).map_err(|why| fault(&why)),

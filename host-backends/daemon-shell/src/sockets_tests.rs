@@ -52,7 +52,7 @@ fn a_socket_in_use_is_left_alone() {
     let _owner = UnixListener::bind(&path).expect("a socket");
     assert!(matches!(
         open(&listen_on(&path)),
-        Err(Error::Listen(control_lines::Error::InUse { .. }))
+        Err(Error::Listen(control_protocol::Error::InUse { .. }))
     ));
     UnixStream::connect(&path).expect("the owner still listens");
 }
@@ -64,7 +64,7 @@ fn a_file_that_is_no_socket_is_left_alone() {
     std::fs::write(&path, "precious").expect("a file");
     assert!(matches!(
         open(&listen_on(&path)),
-        Err(Error::Listen(control_lines::Error::NoSocket { .. }))
+        Err(Error::Listen(control_protocol::Error::NoSocket { .. }))
     ));
     assert_eq!(std::fs::read(&path).expect("the file"), b"precious");
 }
@@ -73,7 +73,7 @@ fn a_file_that_is_no_socket_is_left_alone() {
 fn a_missing_directory_is_an_error() {
     assert!(matches!(
         open(&listen_on(Path::new("/nonexistent/s"))),
-        Err(Error::Listen(control_lines::Error::Bind { .. }))
+        Err(Error::Listen(control_protocol::Error::Bind { .. }))
     ));
 }
 

@@ -165,7 +165,7 @@ impl Queue {
             return Ok(0);
         }
         self.unpublished += taken;
-        self.counters.taken(taken as u64);
+        self.counters.taken.add(taken as u64);
         if let Some(recorder) = &mut self.recorder {
             for position in before..batch.len() {
                 if let Some(chain) = batch.get(position) {
@@ -198,8 +198,8 @@ impl Queue {
             taken += 1;
             self.unpublished += 1;
         }
-        self.counters.taken(taken as u64);
-        self.counters.replayed(taken as u64);
+        self.counters.taken.add(taken as u64);
+        self.counters.replayed.add(taken as u64);
         self.remember_writable(batch, before);
         Ok(taken)
     }
@@ -231,7 +231,7 @@ impl Queue {
                 .map(|chain| chain.token);
             self.ring.give_back(batch, 1)?;
             self.unpublished = self.unpublished.saturating_sub(1);
-            self.counters.given_back(1);
+            self.counters.given_back.add(1);
             let Some(token) = token else {
                 continue;
             };
@@ -304,8 +304,8 @@ impl Queue {
     #[inline]
     fn published(&mut self, count: usize, wanted: bool) {
         self.unpublished = self.unpublished.saturating_sub(count);
-        self.counters.completed(count as u64);
-        self.counters.published(1);
+        self.counters.completed.add(count as u64);
+        self.counters.published.add(1);
         match &self.moderator {
             None if wanted => self.interrupt(),
             None => {}
@@ -319,7 +319,7 @@ impl Queue {
             Verdict::Nothing => {}
             Verdict::Interrupt => self.interrupt(),
             // Counted here, by the holder of the queue, and sent later, perhaps by another.
-            Verdict::Hold => self.counters.interrupts(self.call.is_some().into()),
+            Verdict::Hold => self.counters.interrupts.add(self.call.is_some().into()),
             Verdict::InterruptHeld => self.call_driver(),
         }
     }
@@ -360,7 +360,7 @@ impl Queue {
     pub fn interrupt(&self) {
         if self.call.is_some() {
             self.call_driver();
-            self.counters.interrupts(1);
+            self.counters.interrupts.add(1);
         }
     }
 

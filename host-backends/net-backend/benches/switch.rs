@@ -186,7 +186,7 @@ fn measure(features: u64, len: usize, buffer: u64, batch: u64) -> f64 {
         let _ = b.receive.publish();
     }
     let totals = b.port.totals();
-    assert_eq!(totals.receive_frames_total, expected, "{totals:?}");
+    assert_eq!(totals.receive.frames, expected, "{totals:?}");
     busy.as_nanos() as f64 / frames as f64
 }
 

@@ -2,46 +2,66 @@
 //!
 //! Rule: reading them disturbs no worker.
 
-use std::sync::atomic::Ordering;
-
-use serde::Serialize;
+use metrics::CounterSet as _;
+use metrics::Samples;
 
 use crate::control::Control;
 use crate::path::tally::Totals;
 use crate::port::Port;
 
-/// What a card's queues have done since it was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+metrics::counters! {
+    /// What the control queue has done.
+    pub struct ControlStatistics named "control_",
+    /// Where the control queue counts.
+    pub(crate) struct ControlCounters of metrics::SharedCounter {
+        /// Control requests.
+        commands,
+        /// Control requests answered with ERR.
+        refused,
+        /// Control chains without a byte for the answer.
+        unanswered,
+    }
+}
+
+metrics::metrics! {
+    /// How a card stands.
+    pub struct CardState {
+        /// Whether frames get through.
+        link_up: bool as gauge,
+        /// Queue pairs that the driver uses.
+        active_pairs: u64 as gauge,
+        /// Things that are wrong now; `status` says which.
+        conditions: u64 as gauge,
+    }
+}
+
+/// What a card's queues have done since it was made, and how it stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Metrics {
     /// Frames.
-    #[serde(flatten)]
     pub frames: Totals,
     /// Control requests.
-    pub control_commands_total: u64,
-    /// Control requests answered with ERR.
-    pub control_refused_total: u64,
-    /// Control chains without a byte for the answer.
-    pub control_unanswered_total: u64,
-    /// 1 while frames get through.
-    pub link_up: u64,
-    /// Queue pairs that the driver uses.
-    pub active_pairs: u64,
-    /// Things that are wrong now; `status` says which.
-    pub conditions: u64,
+    pub control: ControlStatistics,
+    /// What is now.
+    pub state: CardState,
 }
 
 impl Metrics {
     pub(crate) fn of(port: &Port, control: &Control) -> Self {
-        let counters = &control.counters;
         let state = port.state();
         Self {
             frames: port.totals(),
-            control_commands_total: counters.commands.load(Ordering::Relaxed),
-            control_refused_total: counters.refused.load(Ordering::Relaxed),
-            control_unanswered_total: counters.unanswered.load(Ordering::Relaxed),
-            link_up: u64::from(state.link_up),
-            active_pairs: u64::from(state.active_pairs),
-            conditions: port.conditions().len() as u64,
+            control: control.counters.sums(),
+            state: CardState {
+                link_up: state.link_up,
+                active_pairs: state.active_pairs.into(),
+                conditions: port.conditions().len() as u64,
+            },
         }
+    }
+
+    /// All of them.
+    pub fn samples(&self) -> Samples {
+        self.frames.samples().and(&self.control).and(&self.state)
     }
 }

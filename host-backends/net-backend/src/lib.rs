@@ -36,12 +36,16 @@ pub mod switch;
 
 pub use conditions::Condition;
 pub use conditions::ConditionKind;
+pub use counters::CardState;
+pub use counters::ControlStatistics;
 pub use counters::Metrics;
 pub use device::NetDevice;
 pub use error::Error;
 pub use frame::HEAD_BYTES;
 pub use mac::MacAddress;
+pub use path::tally::Received;
 pub use path::tally::Totals;
+pub use path::tally::Transmitted;
 pub use spec::Duplex;
 pub use spec::FeatureMask;
 pub use spec::LinkChoice;

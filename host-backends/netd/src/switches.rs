@@ -4,20 +4,105 @@
 
 use std::sync::Arc;
 
+use clap::Args;
+use control_protocol::Changes;
+use daemon_shell::DeviceSpec;
 use daemon_shell::Error;
 use daemon_shell::Needs;
 use daemon_shell::Overseer;
+use daemon_shell::SharedOptions;
+use metrics::MetricSet as _;
+use metrics::Samples;
 use net_backend::Fabric;
-use serde_json::Map;
+use net_backend::LinkChoice;
+use net_backend::SwitchSpec;
+use serde::Deserialize;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::spec::CardSpec;
+
+/// The config file's tables beside `[[device]]`.
+#[derive(Clone, Debug, Default, Args, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Network {
+    #[arg(skip)]
+    switch: Vec<SwitchSpec>,
+}
+
+impl SharedOptions for Network {
+    const TABLES: &'static [&'static str] = &["switch"];
+
+    /// There are no flags of them.
+    fn or(self, file: Self) -> Self {
+        file
+    }
+}
+
+impl Network {
+    /// Makes the switches; every switch that one of several `devices` names must be among them.
+    ///
+    /// # Errors
+    /// One is missing or wrong, or its uplink cannot be had.
+    pub fn make(&self, devices: &[DeviceSpec<CardSpec>]) -> Result<Fabric, Error> {
+        let fabric = Fabric::default();
+        for spec in &self.switch {
+            spec.check().map_err(|message| Error::Spec {
+                name: format!("switch {}", spec.name),
+                message,
+            })?;
+            let refused = |source: Box<dyn std::error::Error + Send + Sync>| Error::Device {
+                device: format!("switch {}", spec.name),
+                source,
+            };
+            let switch = fabric.switch(&spec.name);
+            let Some(link) = &spec.uplink else {
+                continue;
+            };
+            for end in net_link::open(link, 1).map_err(|error| refused(error.into()))? {
+                let added = switch.add_uplink(end);
+                added.map_err(|error| refused(error.into()))?;
+            }
+        }
+        for device in devices {
+            let LinkChoice::Switch(name) = &device.device.net.link else {
+                continue;
+            };
+            if !self.switch.iter().any(|switch| switch.name == *name) && devices.len() > 1 {
+                return Err(device.wrong(&[format!(
+                    "link: there is no switch {name:?}: add a [[switch]] table with name = {name:?}"
+                )]));
+            }
+        }
+        Ok(fabric)
+    }
+
+    /// Who looks after the switches, if there are any.
+    pub fn overseer(&self, fabric: Fabric) -> Option<Arc<dyn Overseer>> {
+        let mut uplinks = self.switch.iter().filter_map(|spec| spec.uplink.as_ref());
+        let reconnects = uplinks.any(net_link::LinkSpec::reconnects);
+        let switches = Switches { fabric, reconnects };
+        (!self.switch.is_empty()).then(|| Arc::new(switches) as Arc<dyn Overseer>)
+    }
+}
+
+metrics::metrics! {
+    /// What the switches have done.
+    struct SwitchMetrics {
+        /// Cards that the switches have.
+        stations: u64 as gauge,
+        /// Frames that went out by uplinks.
+        uplink_transmit_frames: u64 as counter,
+        /// Frames that came in by uplinks.
+        uplink_receive_frames: u64 as counter,
+    }
+}
+
 /// All switches.
-pub struct Switches {
-    /// The switches.
-    pub fabric: Fabric,
+struct Switches {
+    fabric: Fabric,
     /// An uplink makes connections when its other end comes back.
-    pub reconnects: bool,
+    reconnects: bool,
 }
 
 impl Overseer for Switches {
@@ -27,9 +112,9 @@ impl Overseer for Switches {
 
     fn start(self: Arc<Self>) -> Result<(), Error> {
         for switch in self.fabric.switches() {
-            switch.start().map_err(|error| Error::Socket {
+            switch.start().map_err(|error| Error::Device {
                 device: format!("switch {}", switch.name()),
-                message: daemon_shell::exit::chain(&error),
+                source: error.into(),
             })?;
         }
         Ok(())
@@ -46,23 +131,15 @@ impl Overseer for Switches {
         Value::Array(each.collect())
     }
 
-    fn metrics(&self) -> Value {
-        let (mut stations, mut out, mut inward) = (0, 0, 0);
+    fn metrics(&self) -> Samples {
+        let mut sums = SwitchMetrics::default();
         for switch in self.fabric.switches() {
-            let (more_out, more_in) = switch.uplink_frames();
-            stations += switch.stations();
-            out += more_out;
-            inward += more_in;
+            let (out, inward) = switch.uplink_frames();
+            sums.stations += switch.stations() as u64;
+            sums.uplink_transmit_frames += out;
+            sums.uplink_receive_frames += inward;
         }
-        json!({
-            "stations": stations,
-            "uplink_transmit_frames_total": out,
-            "uplink_receive_frames_total": inward,
-        })
-    }
-
-    fn gauges(&self) -> &'static [&'static str] {
-        &["stations"]
+        sums.samples()
     }
 
     fn needs(&self) -> Needs {
@@ -74,7 +151,7 @@ impl Overseer for Switches {
         }
     }
 
-    fn set(&self, _set: &Map<String, Value>) -> Result<Value, String> {
+    fn set(&self, _: &Changes) -> Result<Value, String> {
         Err("Nothing can be set on switches; name a device".to_owned())
     }
 

@@ -208,12 +208,30 @@ fn wrong_config_files_name_the_device_and_the_mend() {
     let good = "[[device]]\nname = \"a\"\nlink = \"null\"\nsocket-path = \"a\"\n[[device]]\nname = \"b\"\nsocket-path = \"b\"\n";
     for (bad, code, words) in [
         ("link = \"packet:nosuchif0\"\n", 3, ["b", "nosuchif0"]),
-        ("link = \"switch:lan\"\n", 2, ["b", "[[switch]]"]),
-        ("link = \"null\"\ncolour = 1\n", 2, ["device 2", "colour"]),
+        (
+            "link = \"switch:lan\"\n",
+            2,
+            ["line 8, key link", "[[switch]]"],
+        ),
+        (
+            "link = \"null\"\ncolour = 1\n",
+            2,
+            ["line 9, key colour", "net.toml"],
+        ),
         (
             "link = \"null\"\nmac = \"x\"\n",
             2,
-            ["device 2", "52:54:00"],
+            ["line 9, key mac", "52:54:00"],
+        ),
+        (
+            "link = \"null\"\nqueue-size = 3\n",
+            2,
+            ["line 9, key queue-size", "power of two"],
+        ),
+        (
+            "link = \"null\"\nmtu = -1\n[origin]\n\"device.1.mtu\" = \"vm.toml, line 3, key net.0.mtu\"\n",
+            2,
+            ["vm.toml, line 3, key net.0.mtu: ", "-1"],
         ),
         (
             "link = \"null\"\n[[switch]]\nname = \"a b\"\n",
@@ -310,11 +328,13 @@ fn one_process_serves_many_cards_and_is_asked_about_each() {
 #[test]
 fn link_and_mtu_are_set_while_it_runs_and_nonsense_changes_nothing() {
     let daemon = Daemon::start(&[&NULL[..], &["--name", "net0"]].concat());
-    assert_eq!(daemon.device(0)["link-up"], true);
+    assert_eq!(daemon.device(0)["link_up"], true);
     let answer = daemon.ask("set net0 link=down mtu=9000");
-    assert_eq!(answer["ok"]["link-up"], false, "{answer}");
-    assert_eq!(answer["ok"]["mtu-at-once"], true, "{answer}");
-    assert_eq!(daemon.device(0)["link-up"], false);
+    assert_eq!(answer["ok"]["link"], "down", "{answer}");
+    assert_eq!(answer["ok"]["mtu_at_once"], true, "{answer}");
+    let until = serde_json::json!(["link", "mtu"]);
+    assert_eq!(answer["ok"]["until_restart"], until, "{answer}");
+    assert_eq!(daemon.device(0)["link_up"], false);
     assert_eq!(daemon.device(0)["mtu"], 9000);
     for nonsense in [
         "set net0 link=sideways",
@@ -326,10 +346,34 @@ fn link_and_mtu_are_set_while_it_runs_and_nonsense_changes_nothing() {
         let answer = daemon.ask(nonsense);
         assert!(answer["error"].is_string(), "{nonsense}: {answer}");
     }
-    assert_eq!(daemon.device(0)["link-up"], false);
+    assert_eq!(daemon.device(0)["link_up"], false);
     assert_eq!(daemon.device(0)["mtu"], 9000);
     let answer = daemon.ask(r#"{"command":"set","device":"net0","set":{"link":"up"}}"#);
-    assert_eq!(answer["ok"]["link-up"], true, "{answer}");
+    assert_eq!(answer["ok"]["link"], "up", "{answer}");
+}
+
+#[test]
+fn what_was_set_outlives_the_daemon_in_its_state_file_or_the_answer_says_that_it_does_not() {
+    let flags = [&NULL[..], &["--name", "net0", "--state-file", "{}/state"]].concat();
+    let mut daemon = Daemon::start(&flags);
+    let answer = daemon.ask("set link=down mtu=1400 rate-bytes=1000");
+    let none = serde_json::json!([]);
+    assert_eq!(answer["ok"]["until_restart"], none, "{answer}");
+    daemon.ask("set rate-packets=7 rate-bytes=2000");
+    daemon.signal(Signal::SIGKILL);
+    assert_eq!(daemon.end(), None);
+    let again = Daemon::start_in(daemon.take_dir(), &flags);
+    let card = again.device(0);
+    assert_eq!(
+        (&card["link_up"], &card["mtu"]),
+        (&false.into(), &1400.into())
+    );
+    let limits = (&card["rate_bytes"], &card["rate_packets"]);
+    assert_eq!(limits, (&2000.into(), &7.into()));
+    let plain = Daemon::start(&NULL);
+    let answer = plain.ask("set link=down rate-packets=7");
+    let until = serde_json::json!(["link", "rate-packets"]);
+    assert_eq!(answer["ok"]["until_restart"], until, "{answer}");
 }
 
 #[test]
@@ -344,7 +388,7 @@ fn limits_and_recordings_are_set_while_it_runs() {
     let daemon = Daemon::start(&[&NULL[..], &flags].concat());
     let card = daemon.device(0);
     assert_eq!(
-        (&card["capturing"], &card["rate-bytes"]),
+        (&card["capturing"], &card["rate_bytes"]),
         (&false.into(), &1000.into())
     );
     let answer = daemon.ask("set device1 capture=on rate-packets=7 rate-bytes=0");
@@ -352,14 +396,14 @@ fn limits_and_recordings_are_set_while_it_runs() {
     let card = daemon.device(0);
     assert_eq!(card["capturing"], true);
     assert_eq!(
-        (&card["rate-bytes"], &card["rate-packets"]),
+        (&card["rate_bytes"], &card["rate_packets"]),
         (&0.into(), &7.into())
     );
     assert!(daemon.path("frames.pcap").exists());
     let plain = Daemon::start(&NULL);
     let answer = plain.ask("set device1 rate-packets=7 capture=on");
     assert!(answer["error"].is_string(), "{answer}");
-    assert_eq!(plain.device(0)["rate-packets"], 0, "nothing has changed");
+    assert_eq!(plain.device(0)["rate_packets"], 0, "nothing has changed");
     let (code, message) = refusal(&[
         "--link",
         "null",

@@ -25,4 +25,5 @@ pub use options::Options;
 pub use options::Polling;
 pub use server::Server;
 pub use shutdown::ShutdownHandle;
+pub use statistics::SessionStatistics;
 pub use statistics::Statistics;

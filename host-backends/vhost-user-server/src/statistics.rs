@@ -5,27 +5,36 @@ use crate::state_transfer::Helpers;
 use device_model::QueueCounters;
 use device_model::QueueStatistics;
 use host_os::sync::lock;
+use metrics::CounterSet as _;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
+metrics::metrics! {
+    /// What front-ends have done at a server's socket.
+    pub struct SessionStatistics {
+        /// Whether a front-end is connected.
+        connected: bool as gauge,
+        /// Whether another front-end came while the present one is served, which it has to wait for.
+        waiting: bool as gauge,
+        /// Sessions begun.
+        sessions: u64 as counter,
+        /// Sessions during which another front-end came and had to wait.
+        waits: u64 as counter,
+        /// Messages received whole.
+        messages: u64 as counter,
+        /// Messages refused.
+        message_errors: u64 as counter,
+    }
+}
+
 /// Numbers of a server at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Statistics {
-    /// Whether a front-end is connected.
-    pub connected: bool,
-    /// Whether another front-end came while the present one is served, which it has to wait for.
-    pub waiting: bool,
-    /// Sessions begun.
-    pub sessions: u64,
-    /// Sessions during which another front-end came and had to wait.
-    pub waits: u64,
-    /// Messages received whole.
-    pub messages: u64,
-    /// Messages refused.
-    pub message_errors: u64,
+    /// Of its socket.
+    pub session: SessionStatistics,
     /// By queue.
     pub queues: Vec<QueueStatistics>,
 }
@@ -72,17 +81,15 @@ impl Shared {
 
     pub(crate) fn snapshot(&self) -> Statistics {
         Statistics {
-            connected: self.connected.load(Ordering::Relaxed),
-            waiting: self.waiting.load(Ordering::Relaxed),
-            sessions: self.sessions.load(Ordering::Relaxed),
-            waits: self.waits.load(Ordering::Relaxed),
-            messages: self.messages.load(Ordering::Relaxed),
-            message_errors: self.message_errors.load(Ordering::Relaxed),
-            queues: self
-                .queues
-                .iter()
-                .map(|counters| counters.snapshot())
-                .collect(),
+            session: SessionStatistics {
+                connected: self.connected.load(Ordering::Relaxed),
+                waiting: self.waiting.load(Ordering::Relaxed),
+                sessions: self.sessions.load(Ordering::Relaxed),
+                waits: self.waits.load(Ordering::Relaxed),
+                messages: self.messages.load(Ordering::Relaxed),
+                message_errors: self.message_errors.load(Ordering::Relaxed),
+            },
+            queues: self.queues.iter().map(|counters| counters.sums()).collect(),
         }
     }
 }

@@ -241,7 +241,7 @@ fn conclude(
     let mut failure = match outcome {
         Some(result) => result.err(),
         None => {
-            counters.panics(1);
+            counters.panics.add(1);
             Some(Failure::Panic)
         }
     };
@@ -250,12 +250,12 @@ fn conclude(
     if catch_unwind(AssertUnwindSafe(|| drop(handler))).is_err() {
         // Nobody knows what the kernel still writes to: the memory is leaked.
         std::mem::forget(queue.memory().clone());
-        counters.panics(1);
+        counters.panics.add(1);
         failure = Some(Failure::Lost);
     }
     match &failure {
-        Some(Failure::Queue(Error::Ring(_) | Error::Record(_))) => counters.ring_errors(1),
-        Some(Failure::Queue(_)) => counters.device_errors(1),
+        Some(Failure::Queue(Error::Ring(_) | Error::Record(_))) => counters.ring_errors.add(1),
+        Some(Failure::Queue(_)) => counters.device_errors.add(1),
         _ => {}
     }
     if failure.is_some()
@@ -302,7 +302,7 @@ impl State<'_> {
             if progress.any() {
                 self.poller.activity();
             } else if self.poller.poll_on(self.awaited()) {
-                self.queue.counters().empty_polls(1);
+                self.queue.counters().empty_polls.add(1);
                 self.queue.interrupt_if_late();
                 std::hint::spin_loop();
             } else {
@@ -371,7 +371,7 @@ impl State<'_> {
         self.wait();
         self.handler.sleeping(false);
         self.poller.slept(start.elapsed());
-        self.queue.counters().wakeups(1);
+        self.queue.counters().wakeups.add(1);
         self.queue.disarm();
     }
 

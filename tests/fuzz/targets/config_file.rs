@@ -4,14 +4,17 @@
 use std::path::Path;
 
 use block_backend::BlockSpec;
+use config_file::ConfigFile;
+use daemon_shell::NothingShared;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
-    match daemon_shell::config::parse::<BlockSpec>(text, Path::new("fuzz.toml")) {
-        Ok((_, devices)) => assert!(!devices.is_empty(), "a daemon without a device"),
+    let file = ConfigFile::new(Path::new("fuzz.toml"), text);
+    match daemon_shell::config::parse::<NothingShared, BlockSpec>(&file, |table| table.read()) {
+        Ok(config) => assert!(!config.devices.is_empty(), "a daemon without a device"),
         Err(error) => assert!(!error.to_string().is_empty()),
     }
 });

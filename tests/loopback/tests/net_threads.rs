@@ -129,7 +129,7 @@ fn both_at_once(features: [u64; 2]) {
             .iter()
             .filter(|(base, len)| to.arrived.of(*base, *len) != *len)
             .count();
-        let starved = to.device.metrics().frames.receive_starved_total;
+        let starved = to.device.metrics().frames.receive.starved;
         assert!(
             missing as u64 <= starved,
             "{missing} are missing, {starved} counted"

@@ -12,6 +12,7 @@ use daemon_shell::ServiceSpec;
 use daemon_shell::SocketSpec;
 use daemon_shell::Unit;
 use device_model::Device;
+use metrics::Samples;
 use protocol::BackEnd;
 use serde_json::Value;
 use std::path::PathBuf;
@@ -88,12 +89,16 @@ impl Served for Unadorned {
         self.0.clone()
     }
 
+    fn kind(&self) -> &'static str {
+        "block"
+    }
+
     fn status(&self) -> Value {
         Value::Null
     }
 
-    fn metrics(&self) -> Value {
-        Value::Null
+    fn metrics(&self) -> Samples {
+        Samples::default()
     }
 
     fn needs(&self) -> Needs {
@@ -117,6 +122,7 @@ pub fn serve() -> Result<()> {
     };
     daemon_shell::begin(&process)?;
     let unit = Unit {
+        name: "disk".to_owned(),
         socket: SocketSpec {
             socket_path,
             ..SocketSpec::default()

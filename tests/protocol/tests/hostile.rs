@@ -266,7 +266,7 @@ fn unknown_requests_are_refused_and_the_connection_stays() -> Result<()> {
         assert_ne!(frontend.ask(&message, &[])?, 0, "{request}");
     }
     frontend.number(&M::GetFeatures)?;
-    assert!(served.server.statistics().message_errors >= 22);
+    assert!(served.server.statistics().session.message_errors >= 22);
     Ok(())
 }
 
@@ -342,7 +342,7 @@ fn shutdown_does_not_wait_for_the_rest_of_a_message() -> Result<()> {
     let mut served = Served::new(1)?;
     let mut frontend = served.connect()?;
     frontend.raw(&M::SetFeatures(0).encode(false)[..15], &[])?;
-    assert!(eventually(|| served.server.statistics().connected));
+    assert!(eventually(|| served.server.statistics().session.connected));
     let start = std::time::Instant::now();
     served.shut_down();
     assert!(start.elapsed() < DEADLINE / 2);

@@ -64,7 +64,7 @@ fn the_limit_of_open_files_is_named_where_it_is_met_and_serving_goes_on() -> Res
     frontend.start_queue(&queue, 0)?;
     queue.echo(&guest, b"all well")?;
     drop(frontend);
-    ensure!(eventually(|| !served.server.statistics().connected));
+    ensure!(eventually(|| !served.server.statistics().session.connected));
     // A front-end for which there is no descriptor.
     let socket = with_room(1, || {
         let socket = UnixStream::connect(&served.path)?;

@@ -168,13 +168,7 @@ fn the_front_ends_mtu_bounds_what_is_sent() -> Result<()> {
         assert_ne!(answer, 0, "{nonsense}");
     }
     both.a.frontend.must(&M::NetSetMtu(1400), &[])?;
-    let dropped = || {
-        both.cards[0]
-            .card
-            .metrics()
-            .frames
-            .transmit_bad_lengths_total
-    };
+    let dropped = || both.cards[0].card.metrics().frames.transmit.bad_lengths;
     assert_eq!(dropped(), 0);
     // The ring that is being served learns of it at its next round.
     let start = std::time::Instant::now();
@@ -222,7 +216,7 @@ fn a_pulled_cable_is_told_to_the_front_end_and_stops_frames() -> Result<()> {
     both.cards[1].card.set_link(false);
     changed()?;
     assert_eq!(status(&mut both.b)?, [0, 0]);
-    let lost = || both.cards[1].card.metrics().frames.receive_link_down_total;
+    let lost = || both.cards[1].card.metrics().frames.receive.link_down;
     let before = lost();
     both.a.send(0, &frame(B, A, 1, 60))?;
     assert!(eventually(|| lost() == before + 1));

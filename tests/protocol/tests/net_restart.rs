@@ -239,7 +239,7 @@ fn the_receive_filter_outlives_the_server() -> Result<()> {
             bytes
         };
         // A ring is served from a moment after its server's return; what comes before is lost as on a cable.
-        let refused = || fixture.served.card.metrics().frames.receive_filtered_total;
+        let refused = || fixture.served.card.metrics().frames.receive.filtered;
         let start = std::time::Instant::now();
         while refused() == 0 {
             ensure!(start.elapsed() < protocol::DEADLINE, "nothing is refused");

@@ -57,7 +57,7 @@ fn a_region_that_is_removed_for_each_queue_pair_is_an_error_from_the_second_time
                 queue.echo(&guest, b"go on...")?;
             }
         }
-        assert_eq!(served.server.statistics().message_errors, 10);
+        assert_eq!(served.server.statistics().session.message_errors, 10);
     }
     Ok(())
 }
@@ -112,7 +112,7 @@ fn nobody_waits_for_an_answer_to_a_region_that_is_removed_twice() -> Result<()> 
         frontend.send(&M::RemMemReg(extra.region()), with)?;
         frontend.send(&M::RemMemReg(extra.region()), with)?;
     }
-    let refused = || served.server.statistics().message_errors == 3;
+    let refused = || served.server.statistics().session.message_errors == 3;
     assert!(eventually(refused));
     assert!(
         frontend.number(&M::GetQueueNum)? > 0,

@@ -374,7 +374,7 @@ fn second_front_end_waits_until_the_first_has_gone() -> Result<()> {
     let mut second = served.connect()?;
     second.send(&M::GetFeatures, &[])?;
     std::thread::sleep(std::time::Duration::from_millis(30));
-    assert_eq!(served.server.statistics().sessions, 1);
+    assert_eq!(served.server.statistics().session.sessions, 1);
     drop(first);
     assert!(
         second

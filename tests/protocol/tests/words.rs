@@ -68,23 +68,25 @@ fn a_second_front_end_that_waits_is_told_counted_and_shown() -> Result<()> {
     let (served, name) = served()?;
     let another = "Another front-end waits";
     let first = served.connect()?;
-    ensure!(eventually(|| served.server.statistics().connected));
-    ensure!(heard(&name, another) == 0 && !served.server.statistics().waiting);
+    ensure!(eventually(|| served.server.statistics().session.connected));
+    ensure!(heard(&name, another) == 0 && !served.server.statistics().session.waiting);
     let mut second = served.connect()?;
     let third = served.connect()?;
-    ensure!(eventually(|| served.server.statistics().waiting));
+    ensure!(eventually(|| served.server.statistics().session.waiting));
     ensure!(eventually(|| heard(&name, another) == 1));
-    ensure!(served.server.statistics().waits == 1);
+    ensure!(served.server.statistics().session.waits == 1);
     drop(third);
     drop(first);
     second.send(&M::GetFeatures, &[])?;
     second.reply(Request::GetFeatures)?;
     drop(second);
     // The third left without a word; nobody waits any more.
-    ensure!(eventually(|| served.server.statistics().sessions == 3));
+    ensure!(eventually(
+        || served.server.statistics().session.sessions == 3
+    ));
     ensure!(eventually(|| {
         let now = served.server.statistics();
-        !now.connected && !now.waiting
+        !now.session.connected && !now.session.waiting
     }));
     Ok(())
 }

@@ -22,6 +22,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("c++", "g++"),
     ("tcpdump", "tcpdump"),
     ("socat", "socat"),
+    ("promtool", "prometheus"),
     ("systemd-analyze", "systemd"),
     ("zstd", "zstd"),
     ("xz", "xz-utils"),

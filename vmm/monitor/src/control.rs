@@ -3,6 +3,7 @@
 //! One rule: an answer waits for no guest and for no backend's session; what a device's daemon is to do is passed on to
 //! that daemon's own control socket.
 
+use std::mem::offset_of;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Weak;
@@ -11,18 +12,20 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
-use control_lines::Answer;
-use control_lines::Answers;
-use control_lines::Reply;
-use control_lines::prometheus::Exposition;
+use control_protocol::Answer;
+use control_protocol::Answers;
+use control_protocol::Command;
+use control_protocol::Reply;
 use host_os::sync::lock;
 use machine::Controls;
-use serde::Deserialize;
-use serde_json::Map;
+use metrics::Exposition;
+use metrics::MetricSet as _;
+use metrics::Samples;
 use serde_json::Value;
 use serde_json::json;
 use vhost_user_frontend::session::Session;
 use virtio_spec::balloon;
+use virtio_spec::block;
 use virtio_spec::net;
 
 use crate::daemons::Roll;
@@ -33,29 +36,6 @@ use crate::status::Status;
 
 /// How long a daemon may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// What a client asks for, in JSON (`{"command":"reset"}`) or in words (`reset`).
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
-enum Command {
-    Status,
-    Metrics,
-    Prometheus,
-    PowerButton,
-    Reset,
-    Stop,
-    /// For the daemon of a device.
-    Set {
-        device: String,
-        set: Map<String, Value>,
-    },
-    /// For the daemon of a device.
-    Resize {
-        device: String,
-        #[serde(default)]
-        bytes: Option<u64>,
-    },
-}
 
 /// One device, to ask how it fares.
 pub(crate) struct DeviceEntry {
@@ -83,54 +63,7 @@ pub(crate) struct VmControl {
 }
 
 impl Answers for VmControl {
-    fn answer(&self, line: &str) -> Answer {
-        match parse(line) {
-            Ok(command) => self.carry_out(command, line),
-            Err(error) => Answer::Error(error),
-        }
-    }
-}
-
-fn parse(text: &str) -> Result<Command, String> {
-    if text.starts_with('{') {
-        return serde_json::from_str(text).map_err(|error| format!("Malformed command: {error}"));
-    }
-    let words: Vec<&str> = text.split_whitespace().collect();
-    match words.as_slice() {
-        ["status"] => Ok(Command::Status),
-        ["metrics"] => Ok(Command::Metrics),
-        ["prometheus"] => Ok(Command::Prometheus),
-        ["power-button"] => Ok(Command::PowerButton),
-        ["reset"] => Ok(Command::Reset),
-        ["stop"] => Ok(Command::Stop),
-        ["set", device, rest @ ..] if !device.contains('=') && !rest.is_empty() => {
-            Ok(Command::Set {
-                device: (*device).to_owned(),
-                set: control_lines::words::assignments(rest)?,
-            })
-        }
-        ["resize", device] => Ok(Command::Resize {
-            device: (*device).to_owned(),
-            bytes: None,
-        }),
-        ["resize", device, bytes] => Ok(Command::Resize {
-            device: (*device).to_owned(),
-            bytes: Some(
-                bytes
-                    .parse()
-                    .map_err(|_| format!("{bytes:?} is no number of bytes"))?,
-            ),
-        }),
-        _ => Err(
-            "Unknown command: say status, metrics, prometheus, power-button, reset, stop, set DEVICE \
-             KEY=VALUE ... or resize DEVICE [BYTES]"
-                .to_owned(),
-        ),
-    }
-}
-
-impl VmControl {
-    fn carry_out(&self, command: Command, line: &str) -> Answer {
+    fn answer(&self, command: Command) -> Answer {
         match command {
             Command::Status => Answer::Value(self.status()),
             Command::Metrics => Answer::Value(self.metrics()),
@@ -149,23 +82,29 @@ impl VmControl {
                 let act = move || signals::stop(&controls, report);
                 Answer::Last(json!("stopping"), Box::new(act))
             }
-            Command::Set { device, .. } | Command::Resize { device, .. } => {
-                self.pass_on(&device, line)
+            Command::Set { ref device, .. } | Command::Resize { ref device, .. } => {
+                self.pass_on(device.as_deref(), &command)
             }
         }
     }
+}
 
-    fn pass_on(&self, device: &str, line: &str) -> Answer {
+impl VmControl {
+    /// Has the daemon of `device` carry out `command`.
+    fn pass_on(&self, device: Option<&str>, command: &Command) -> Answer {
+        let names: Vec<_> = self.devices.iter().map(|entry| &*entry.name).collect();
+        let names = names.join(", ");
+        let Some(device) = device else {
+            return Answer::Error(format!("Name one of the devices: {names}"));
+        };
         let Some(entry) = self.devices.iter().find(|entry| entry.name == device) else {
-            let names: Vec<_> = self.devices.iter().map(|entry| &*entry.name).collect();
-            let names = names.join(", ");
             return Answer::Error(format!("No device {device:?}; there are: {names}"));
         };
         let Some(control) = &entry.control else {
             let message = "is served by a daemon that this VM has not started: ask that one";
             return Answer::Error(format!("{device} {message}"));
         };
-        match control_lines::ask(control, line, PATIENCE) {
+        match control_protocol::ask(control, command, PATIENCE) {
             Ok(Reply::Value(value)) => Answer::Value(value),
             Ok(Reply::Error(error)) => Answer::Error(error),
             Ok(Reply::Text(text)) => Answer::Text(text),
@@ -196,57 +135,97 @@ impl VmControl {
         (self.started.elapsed().as_secs_f64() * 1e3).round() / 1e3
     }
 
-    fn own_metrics(&self) -> Value {
-        json!({
-            "cpus": self.cpus,
-            "memory_bytes": self.memory,
-            "uptime_seconds": self.uptime(),
-            "resets": self.resets.load(Ordering::Relaxed),
-        })
+    fn own_metrics(&self) -> Samples {
+        let metrics = VmMetrics {
+            cpus: self.cpus.into(),
+            memory_bytes: self.memory,
+            uptime_seconds: self.uptime(),
+            resets: self.resets.load(Ordering::Relaxed),
+        };
+        metrics.samples()
     }
 
     fn metrics(&self) -> Value {
-        let devices = self
-            .devices
-            .iter()
-            .map(|entry| json!({"name": entry.name, "type": entry.kind.word(), "device": entry.metrics()}));
+        let devices = self.devices.iter().map(|entry| {
+            let metrics = entry.metrics().samples().json();
+            json!({"name": entry.name, "type": entry.kind.word(), "device": metrics})
+        });
         let devices: Vec<_> = devices.collect();
-        json!({ "vm": self.own_metrics(), "devices": devices })
+        json!({ "vm": self.own_metrics().json(), "devices": devices })
     }
 
     fn prometheus(&self) -> String {
         let mut text = Exposition::default();
         let vm = ("vm", self.name.as_str());
-        let gauges = ["cpus", "memory_bytes", "uptime_seconds"];
-        text.add("vm", &[vm], &self.own_metrics(), &gauges);
+        text.add("vm", &[vm], &self.own_metrics());
         for entry in &self.devices {
             let labels = [
                 vm,
                 ("device", entry.name.as_str()),
                 ("type", entry.kind.word()),
             ];
-            text.add("vm_device", &labels, &entry.metrics(), GAUGES);
+            text.add("vm_device", &labels, &entry.metrics().samples());
         }
         if let Some(roll) = &self.daemons {
             let roll = lock(roll);
             for daemon in roll.values() {
                 let labels = [vm, ("daemon", daemon.name.as_str())];
-                let numbers = json!({"running": daemon.pid.is_some(), "restarts": daemon.restarts});
-                text.add("vm_daemon", &labels, &numbers, &[]);
+                let metrics = DaemonMetrics {
+                    running: daemon.pid.is_some(),
+                    restarts: daemon.restarts,
+                };
+                text.add("vm_daemon", &labels, &metrics.samples());
             }
         }
         text.text()
     }
 }
 
-/// Numbers of a device that go up and down.
-const GAUGES: &[&str] = &[
-    "queues",
-    "capacity_bytes",
-    "mtu_bytes",
-    "target_bytes",
-    "actual_bytes",
-];
+metrics::metrics! {
+    /// How a VM fares.
+    struct VmMetrics {
+        /// vCPUs.
+        cpus: u64 as gauge,
+        /// RAM.
+        memory_bytes: u64 as gauge in bytes,
+        /// Since the VM started.
+        uptime_seconds: f64 as gauge in seconds,
+        /// Resets since then.
+        resets: u64 as counter,
+    }
+}
+
+metrics::metrics! {
+    /// How the connection to a device's backend stands, and what the guest reads in the device's configuration.
+    struct DeviceMetrics {
+        /// Whether the backend is there.
+        connected: bool as gauge,
+        /// Times that it came back.
+        reconnects: Option<u64> as counter,
+        /// Queues that the device has.
+        queues: Option<u64> as gauge,
+        /// Size of a disk.
+        capacity_bytes: Option<u64> as gauge in bytes,
+        /// Whether a network card's cable is in.
+        link_up: Option<bool> as gauge,
+        /// Largest frame without its header.
+        mtu_bytes: Option<u64> as gauge in bytes,
+        /// Memory that a balloon asks the guest to give up.
+        target_bytes: Option<u64> as gauge in bytes,
+        /// Memory that the guest says it has given up.
+        actual_bytes: Option<u64> as gauge in bytes,
+    }
+}
+
+metrics::metrics! {
+    /// How a daemon of the VM fares.
+    struct DaemonMetrics {
+        /// Whether it runs, and is not just being started again.
+        running: bool as gauge,
+        /// Times that it was started again.
+        restarts: u64 as counter,
+    }
+}
 
 impl DeviceEntry {
     fn status(&self) -> Value {
@@ -254,7 +233,7 @@ impl DeviceEntry {
             "name": self.name,
             "type": self.kind.word(),
             "socket": self.socket,
-            "numbers": self.metrics(),
+            "numbers": self.metrics().samples().json(),
         });
         let health = self.session.upgrade().map(|session| session.health());
         if let (Some(object), Some(error)) = (
@@ -267,25 +246,22 @@ impl DeviceEntry {
     }
 
     /// How the connection and what the guest reads in the configuration stand.
-    fn metrics(&self) -> Value {
+    fn metrics(&self) -> DeviceMetrics {
         let Some(session) = self.session.upgrade() else {
-            return json!({ "connected": false });
+            return DeviceMetrics::default();
         };
         let health = session.health();
-        let mut numbers = json!({
-            "connected": health.connected,
-            "reconnects": health.reconnects,
-            "queues": health.queues,
-        });
-        if let Some(object) = numbers.as_object_mut() {
-            object.extend(shown(self.kind, &session.config(), session.offered()));
+        DeviceMetrics {
+            connected: health.connected,
+            reconnects: Some(health.reconnects),
+            queues: Some(health.queues as u64),
+            ..shown(self.kind, &session.config(), session.offered())
         }
-        numbers
     }
 }
 
-/// What the configuration says, by name.
-fn shown(kind: Kind, config: &[u8], offered: u64) -> Map<String, Value> {
+/// What the configuration says.
+fn shown(kind: Kind, config: &[u8], offered: u64) -> DeviceMetrics {
     let number = |at: usize, len: usize| {
         let bytes = config.get(at..at + len).unwrap_or_default();
         bytes
@@ -294,28 +270,27 @@ fn shown(kind: Kind, config: &[u8], offered: u64) -> Map<String, Value> {
             .fold(0u64, |sum, byte| sum << 8 | u64::from(*byte))
     };
     let has = |feature| offered & feature != 0;
-    let mut fields = Map::new();
-    let mut put = |name: &str, value: Value| fields.insert(name.to_owned(), value);
+    let mut shown = DeviceMetrics::default();
     match kind {
         Kind::Disk => {
-            put("capacity_bytes", json!(number(0, 8).saturating_mul(512)));
+            let sectors = number(offset_of!(block::Config, capacity), 8);
+            shown.capacity_bytes = Some(sectors.saturating_mul(block::SECTOR_SIZE));
         }
         Kind::Net => {
             if has(net::feature::STATUS) {
-                let up = number(6, 2) & u64::from(net::status::LINK_UP) != 0;
-                put("link_up", json!(up));
+                let status = number(offset_of!(net::Config, status), 2);
+                shown.link_up = Some(status & u64::from(net::status::LINK_UP) != 0);
             }
-            if has(net::feature::MTU) {
-                put("mtu_bytes", json!(number(10, 2)));
-            }
+            let mtu = || number(offset_of!(net::Config, mtu), 2);
+            shown.mtu_bytes = has(net::feature::MTU).then(mtu);
         }
         Kind::Balloon => {
-            let bytes = |at| json!(number(at, 4) * balloon::PAGE_SIZE);
-            put("target_bytes", bytes(balloon::CONFIG_NUM_PAGES_OFFSET));
-            put("actual_bytes", bytes(balloon::CONFIG_ACTUAL_OFFSET));
+            let bytes = |at| Some(number(at, 4) * balloon::PAGE_SIZE);
+            shown.target_bytes = bytes(balloon::CONFIG_NUM_PAGES_OFFSET);
+            shown.actual_bytes = bytes(balloon::CONFIG_ACTUAL_OFFSET);
         }
     }
-    fields
+    shown
 }
 
 #[cfg(test)]
@@ -323,54 +298,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_spellings_mean_the_same() {
-        for (words, json) in [
-            ("status", json!({"command": "status"})),
-            ("power-button", json!({"command": "power-button"})),
-            ("reset", json!({"command": "reset"})),
-            (
-                "set net0 link=down",
-                json!({"command": "set", "device": "net0", "set": {"link": "down"}}),
-            ),
-            (
-                "resize disk0 512",
-                json!({"command": "resize", "device": "disk0", "bytes": 512}),
-            ),
-        ] {
-            assert_eq!(parse(words), parse(&json.to_string()), "{words}");
-            assert!(parse(words).is_ok(), "{words}");
-        }
-        for wrong in [
-            "",
-            "dance",
-            "set",
-            "set a",
-            "set a=1",
-            "resize",
-            "resize a b",
-            "{",
-            "{}",
-        ] {
-            assert!(parse(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
     fn a_configuration_is_shown_in_words_however_short_it_is() {
         let config: Vec<u8> = (1..=16).collect();
         let disk = shown(Kind::Disk, &config, 0);
-        assert_eq!(
-            disk["capacity_bytes"],
-            0x0807_0605_0403_0201u64.saturating_mul(512)
-        );
+        let sectors = 0x0807_0605_0403_0201u64;
+        assert_eq!(disk.capacity_bytes, Some(sectors.saturating_mul(512)));
         let features = net::feature::STATUS | net::feature::MTU;
         let lan = shown(Kind::Net, &config, features);
-        assert_eq!(lan["link_up"], true);
-        assert_eq!(lan["mtu_bytes"], 0x0c0b);
-        assert!(shown(Kind::Net, &config, 0).is_empty());
+        assert_eq!((lan.link_up, lan.mtu_bytes), (Some(true), Some(0x0c0b)));
+        assert_eq!(shown(Kind::Net, &config, 0), DeviceMetrics::default());
         let balloon = shown(Kind::Balloon, &config, 0);
-        assert_eq!(balloon["target_bytes"], 0x0403_0201u64 * 4096);
-        assert_eq!(balloon["actual_bytes"], 0x0807_0605u64 * 4096);
+        assert_eq!(balloon.target_bytes, Some(0x0403_0201u64 * 4096));
+        assert_eq!(balloon.actual_bytes, Some(0x0807_0605u64 * 4096));
         for kind in [Kind::Disk, Kind::Net, Kind::Balloon] {
             shown(kind, &[], u64::MAX);
         }

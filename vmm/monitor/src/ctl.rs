@@ -1,4 +1,4 @@
-//! `paravane ctl`: says one thing to a VM or a daemon and shows the answer.
+//! `paravane ctl`: says one thing to a VM or a daemon and shows the answer, or shows what can be said.
 //!
 //! One rule: the answer goes to standard output as it can be read by a program; why there is none to standard error.
 
@@ -6,7 +6,8 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use control_lines::Reply;
+use control_protocol::Command;
+use control_protocol::Reply;
 use host_os::exit::sysexits as exit;
 
 use crate::home;
@@ -20,16 +21,31 @@ const REFUSED: u8 = 1;
 #[derive(Debug, clap::Args)]
 pub(crate) struct CtlOptions {
     /// A VM's name, VM/DAEMON (such as web/netd), or the path of a control socket.
-    target: String,
+    #[arg(required = true)]
+    target: Option<String>,
     /// The command.
     #[arg(required = true, value_name = "WORD")]
     words: Vec<String>,
+    /// Print the JSON Schema of the protocol that control sockets speak, and end.
+    #[arg(long, exclusive = true)]
+    schema: bool,
 }
 
 /// Runs `paravane ctl`; returns the exit code.
 pub(crate) fn run(options: &CtlOptions) -> u8 {
-    let socket = resolve(&options.target, &home::runtime_folder());
-    match control_lines::ask(&socket, &options.words.join(" "), PATIENCE) {
+    if options.schema {
+        return say(&control_protocol::schema::text(), exit::SUCCESS);
+    }
+    let command = match Command::from_words(&options.words) {
+        Ok(command) => command,
+        Err(error) => {
+            host_os::tell!("paravane: {error}");
+            return exit::USAGE;
+        }
+    };
+    let target = options.target.as_deref().unwrap_or_default();
+    let socket = resolve(target, &home::runtime_folder());
+    match control_protocol::ask(&socket, &command, PATIENCE) {
         Ok(Reply::Value(value)) => say(&format!("{value:#}\n"), exit::SUCCESS),
         Ok(Reply::Text(text)) => say(&text, exit::SUCCESS),
         Ok(Reply::Error(error)) => {
@@ -52,7 +68,7 @@ pub(crate) fn say(text: &str, code: u8) -> u8 {
 }
 
 /// The error with its cause.
-pub(crate) fn describe(error: &control_lines::Error) -> String {
+pub(crate) fn describe(error: &control_protocol::Error) -> String {
     match std::error::Error::source(error) {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),

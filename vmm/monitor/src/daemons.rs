@@ -23,6 +23,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use config_file::Places;
 use host_os::exit::sysexits as exit;
 use host_os::sync::lock;
 use nix::fcntl::FcntlArg;
@@ -153,9 +154,9 @@ pub(crate) fn plan(config: &VmConfig, home: &Home, json: bool) -> Result<Option<
     let mut daemons = Vec::new();
     for kind in [Kind::Disk, Kind::Net, Kind::Balloon] {
         let served = devices.iter().filter(|device| device.kind == kind);
-        let tables: Vec<_> = served
-            .filter_map(|device| table(device, config, home))
-            .collect();
+        let (served, tables): (Vec<_>, Vec<_>) = served
+            .filter_map(|device| Some((device, table(device, config, home)?)))
+            .unzip();
         if tables.is_empty() {
             continue;
         }
@@ -163,7 +164,8 @@ pub(crate) fn plan(config: &VmConfig, home: &Home, json: bool) -> Result<Option<
         let control = home.path.join(format!("{name}.control"));
         let path = home.path.join(format!("{name}.toml"));
         let more = config.daemons.get(name).cloned().unwrap_or_default();
-        let text = config_text(more, tables, &control, config);
+        let origin = origin(&more.places, &served);
+        let text = config_text(more.table, tables, origin, &control, config);
         write_private(&path, &text).map_err(|source| Error::Config {
             path: path.clone(),
             source,
@@ -197,9 +199,9 @@ fn table(device: &Device, config: &VmConfig, home: &Home) -> Option<Value> {
     let path = socket(device, Some(home)).to_string_lossy().into_owned();
     table.insert("name".to_owned(), Value::String(device.name.clone()));
     table.insert("socket-path".to_owned(), Value::String(path));
-    if device.kind == Kind::Balloon {
-        // As long as the VM: a daemon that comes back goes on with the target that it was given, a VM that starts anew
-        // finds an empty folder.
+    if device.kind != Kind::Disk {
+        // As long as the VM: a daemon that comes back goes on with what was set, a VM that starts anew finds an empty
+        // folder.
         let folder = match &config.user {
             Some(_) => home.path.join(home::STATE),
             None => home.path.clone(),
@@ -211,8 +213,39 @@ fn table(device: &Device, config: &VmConfig, home: &Home) -> Option<Value> {
     Some(Value::Table(table))
 }
 
+/// Where the keys of the daemon's file come from, for the daemon to name when one is wrong.
+fn origin(more: &Places, served: &[&Device]) -> Table {
+    let mut origin = Table::new();
+    let mut add = |key: String, place: &str| {
+        origin.insert(key, Value::String(place.to_owned()));
+    };
+    for (key, place) in more.keys() {
+        add(key.to_owned(), place);
+    }
+    for (number, device) in served.iter().enumerate() {
+        let path = format!("device.{number}");
+        for (key, place) in device.places.keys() {
+            let key = match device.kind.queues_key() {
+                Some(theirs) if key == "queues" => theirs,
+                _ => key,
+            };
+            add(format!("{path}.{key}"), place);
+        }
+        if let Some(place) = device.places.table() {
+            add(path, place);
+        }
+    }
+    origin
+}
+
 /// `more` and what the VMM has to say, which wins.
-fn config_text(more: Table, devices: Vec<Value>, control: &Path, config: &VmConfig) -> String {
+fn config_text(
+    more: Table,
+    devices: Vec<Value>,
+    origin: Table,
+    control: &Path,
+    config: &VmConfig,
+) -> String {
     let mut file = more;
     let text = |text: String| Value::String(text);
     let log = std::env::var("PARAVANE_LOG").unwrap_or_else(|_| "warn".to_owned());
@@ -228,6 +261,7 @@ fn config_text(more: Table, devices: Vec<Value>, control: &Path, config: &VmConf
     }
     file.insert("end-with-stdin".to_owned(), Value::Boolean(true));
     file.insert("device".to_owned(), Value::Array(devices));
+    file.insert(config_file::ORIGIN.to_owned(), Value::Table(origin));
     file.to_string()
 }
 
@@ -407,7 +441,15 @@ mod tests {
         let tables = [&disk, &net, &balloon, &own];
         let tables = tables.map(|device| table(device, &config, &home).unwrap());
         config.user = Some("vms".to_owned());
-        let text = config_text(more, tables.to_vec(), &home.path.join("c"), &config);
+        let net = Device {
+            places: Places::new("vm.toml, line 7"),
+            ..net
+        };
+        let mut places = Places::new("vm.toml, line 9");
+        places.add("log", "vm.toml, line 10, key daemon.netd.log");
+        let origin = origin(&places, &[&disk, &net]);
+        let control = home.path.join("c");
+        let text = config_text(more, tables.to_vec(), origin, &control, &config);
         let read: Table = toml::from_str(&text).unwrap();
         assert_eq!(read["log"].as_str(), Some("debug"));
         assert_eq!(read["switch"][0]["name"].as_str(), Some("lan"));
@@ -424,5 +466,12 @@ mod tests {
         let state = home.path.join("balloon.state");
         assert_eq!(devices[2]["state-file"].as_str(), state.to_str());
         assert_eq!(devices[3]["state-file"].as_str(), Some("/var/lib/web"));
+        let state = home.path.join("lan.state");
+        assert_eq!(devices[1]["state-file"].as_str(), state.to_str());
+        assert!(devices[0].get("state-file").is_none());
+        let origin = read["origin"].as_table().unwrap();
+        assert_eq!(origin["device.1"].as_str(), Some("vm.toml, line 7"));
+        let log = origin["log"].as_str();
+        assert_eq!(log, Some("vm.toml, line 10, key daemon.netd.log"));
     }
 }

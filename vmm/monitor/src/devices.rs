@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::path::PathBuf;
 
+use config_file::Places;
 use toml::Table;
 use toml::Value;
 
@@ -36,7 +37,7 @@ impl Kind {
     }
 
     /// The key by which the daemon takes the number of queues that the VMM is to use.
-    fn queues_key(self) -> Option<&'static str> {
+    pub(crate) fn queues_key(self) -> Option<&'static str> {
         (self == Self::Disk).then_some("num-queues")
     }
 }
@@ -56,6 +57,8 @@ pub(crate) struct Device {
     pub(crate) kind: Kind,
     pub(crate) name: String,
     pub(crate) source: Source,
+    /// Where its keys stand in the VM's file, or which flag they come from.
+    pub(crate) places: Places,
     /// Request queues of a disk.
     pub(crate) queues: u16,
     /// Entries per queue, a power of two.
@@ -171,6 +174,7 @@ pub(crate) fn resolve(kind: Kind, number: usize, table: Table) -> Result<Device,
         mtu,
         mac,
         source: socket.map_or(Source::Daemon(rest), Source::Socket),
+        places: Places::default(),
     })
 }
 

@@ -227,7 +227,7 @@ mod tests {
     fn a_name_is_taken_while_its_lock_is_held_and_its_socket_answers() {
         let runtime = tempfile::tempdir().unwrap();
         let first = claim(runtime.path(), "a").unwrap();
-        let listener = control_lines::bind_private(&first.control()).unwrap();
+        let listener = control_protocol::bind_private(&first.control()).unwrap();
         assert!(matches!(claim(runtime.path(), "a"), Err(Error::Taken(_))));
         drop(listener);
         drop(first);

@@ -22,6 +22,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 use std::time::Instant;
 
+use control_protocol::Command as ControlCommand;
 use host_os::exit::sysexits as exit;
 use host_os::sync::lock;
 use nix::sys::signal::Signal;
@@ -243,7 +244,7 @@ impl Kept {
     fn wait_until_ready(&self, gone: &mpsc::Receiver<()>) -> bool {
         let end = Instant::now() + START;
         while Instant::now() < end {
-            let asked = control_lines::ask(&self.plan.control, "status", START);
+            let asked = control_protocol::ask(&self.plan.control, &ControlCommand::Status, START);
             if asked.is_ok() {
                 return true;
             }

@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use clap::Args;
 use clap::ValueEnum;
+use config_file::Places;
 use host_os::ByteSize;
 use serde::Deserialize;
 use toml::Table;
@@ -52,7 +53,7 @@ A device with a socket has the keys name, queues (disk), queue-size, packed, mtu
 backends that have none of their own, such as DPDK's). Without one, name, queues,
 queue-size and packed are the VMM's and all others the daemon's; paravane-blockd --help and so on list them. The
 daemons' programs are looked for in PARAVANE_BIN_DIR, beside this one, and in PATH. One that dies is started again and
-the guest goes on, its balloon with the target that it had (state-file, by default in the VM's folder); all of them
+the guest goes on, its balloon and cards as they were set (state-file, by default in the VM's folder); all of them
 end with the VM, however it ends. Their logs come out here (PARAVANE_LOG chooses).
 
 While it runs, the VM has a folder with a control socket in PARAVANE_RUNTIME_DIR, XDG_RUNTIME_DIR/paravane,
@@ -75,6 +76,8 @@ Commands of a VM:
   resize DEVICE [BYTES]                  takes on an image's new size
   power-button, reset, stop              as on the machine's front
 Commands of a daemon: status, metrics, prometheus, set, resize, stop.
+A `set` answers with what is now, and under `until_restart` with the keys of it that a restart of the daemon undoes.
+--schema prints the protocol of the control sockets as JSON Schema.
 
 Examples:
   Of a VM, of one of its daemons, and of a daemon by itself:
@@ -135,6 +138,10 @@ pub(crate) struct RunOptions {
     /// More of the daemons' config files, by daemon.
     #[arg(skip)]
     pub(crate) daemon: BTreeMap<String, Table>,
+    /// Where the keys stand in the file.
+    #[arg(skip)]
+    #[serde(skip)]
+    pub(crate) places: Places,
     /// Serial port: stdio, off, or file:PATH, which output is added to [default: stdio].
     #[arg(long, value_name = "WHERE")]
     pub(crate) serial: Option<Serial>,

@@ -58,7 +58,7 @@ pub(crate) enum Error {
     #[error(transparent)]
     Daemons(#[from] daemons::Error),
     #[error(transparent)]
-    Control(#[from] control_lines::Error),
+    Control(#[from] control_protocol::Error),
     #[error("Device {name} at {socket}: {source}")]
     Device {
         name: String,
@@ -130,7 +130,7 @@ pub(crate) fn run(options: RunOptions) -> u8 {
 /// Every thread of a VM is needed but those that answer the control socket's clients. Without one of them the guest would
 /// go on with a dead disk, or deaf to SIGTERM; so the process ends, which whoever started it sees.
 pub(crate) fn after_panic(thread: &str) {
-    if thread != control_lines::THREAD {
+    if thread != control_protocol::THREAD {
         console::restore();
         std::process::exit(i32::from(exit::FAILED));
     }

@@ -57,7 +57,7 @@ fn child_in_the_cage() {
             let _ = thread.unwrap().join();
         }
         "panic for a client" => {
-            let thread = std::thread::Builder::new().name(control_lines::THREAD.to_owned());
+            let thread = std::thread::Builder::new().name(control_protocol::THREAD.to_owned());
             let thread = thread.spawn(|| panic!("of no use to you"));
             let _ = thread.unwrap().join();
         }

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 
-use control_lines::Access;
+use control_protocol::Access;
 use host_os::privileges::Identity;
 
 use crate::control::VmControl;
@@ -55,7 +55,7 @@ impl Surroundings {
         if let Some(owner) = owner {
             home.share(owner)?;
         }
-        let listener = control_lines::bind(&home.control(), Access::private(owner))?;
+        let listener = control_protocol::bind(&home.control(), Access::private(owner))?;
         let mut made = Self {
             daemons: None,
             listener: Some(listener),
@@ -103,7 +103,7 @@ impl Surroundings {
     /// Answers on the control socket from now on.
     pub(crate) fn serve(&mut self, control: VmControl) -> Result<(), Error> {
         if let Some(listener) = self.listener.take() {
-            control_lines::serve(listener, Arc::new(control))?;
+            control_protocol::serve(listener, Arc::new(control))?;
         }
         Ok(())
     }

@@ -7,9 +7,10 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use control_lines::Reply;
-use control_lines::prometheus::Exposition;
+use control_protocol::Command;
+use control_protocol::Reply;
 use host_os::exit::sysexits as exit;
+use metrics::Exposition;
 use serde_json::Value;
 use serde_json::json;
 
@@ -77,12 +78,12 @@ pub(crate) fn run(options: &StatusOptions) -> u8 {
     ctl::say(&text, code)
 }
 
-fn ask(socket: &Path, line: &str) -> Result<Reply, String> {
-    control_lines::ask(socket, line, PATIENCE).map_err(|error| ctl::describe(&error))
+fn ask(socket: &Path, command: &Command) -> Result<Reply, String> {
+    control_protocol::ask(socket, command, PATIENCE).map_err(|error| ctl::describe(&error))
 }
 
-fn value(socket: &Path, line: &str) -> Result<Value, String> {
-    match ask(socket, line)? {
+fn value(socket: &Path, command: &Command) -> Result<Value, String> {
+    match ask(socket, command)? {
         Reply::Value(value) => Ok(value),
         Reply::Error(error) => Err(error),
         Reply::Text(_) => Err("It answers something else".to_owned()),
@@ -91,9 +92,9 @@ fn value(socket: &Path, line: &str) -> Result<Value, String> {
 
 /// A VM's status with what its daemons say, or a daemon's with its counters.
 fn inspect(socket: &Path) -> Result<Value, String> {
-    let mut status = value(socket, "status")?;
+    let mut status = value(socket, &Command::Status)?;
     if status.get("cpus").is_none() {
-        let metrics = value(socket, "metrics")?;
+        let metrics = value(socket, &Command::Metrics)?;
         return Ok(json!({"socket": socket, "status": status, "metrics": metrics}));
     }
     let daemons = status.get_mut("daemons").and_then(Value::as_array_mut);
@@ -102,11 +103,12 @@ fn inspect(socket: &Path) -> Result<Value, String> {
         let Some(control) = control.map(PathBuf::from) else {
             continue;
         };
-        let said = ["status", "metrics"].map(|line| (line, value(&control, line)));
+        let said = [("status", Command::Status), ("metrics", Command::Metrics)]
+            .map(|(name, command)| (name, value(&control, &command)));
         if let Some(object) = daemon.as_object_mut() {
-            for (line, said) in said {
+            for (name, said) in said {
                 let said = said.unwrap_or_else(|error| json!({ "error": error }));
-                object.insert(line.to_owned(), said);
+                object.insert(name.to_owned(), said);
             }
         }
     }
@@ -117,7 +119,7 @@ fn prometheus(sockets: &[(String, PathBuf)]) -> u8 {
     let mut text = Exposition::default();
     let mut code = exit::SUCCESS;
     for (name, socket) in sockets {
-        match ask(socket, "prometheus") {
+        match ask(socket, &Command::Prometheus) {
             Ok(Reply::Text(own)) => text.absorb(&own, &[]),
             other => {
                 host_os::tell!("paravane: {name}: {other:?}");
@@ -125,14 +127,14 @@ fn prometheus(sockets: &[(String, PathBuf)]) -> u8 {
                 continue;
             }
         }
-        let status = value(socket, "status").unwrap_or_default();
+        let status = value(socket, &Command::Status).unwrap_or_default();
         let vm = status.get("name").and_then(Value::as_str).unwrap_or(name);
         let daemons = status.get("daemons").and_then(Value::as_array);
         for daemon in daemons.into_iter().flatten() {
             let control = daemon.get("control").and_then(Value::as_str);
             let control = control.map(Path::new).unwrap_or(Path::new(""));
             // A daemon that is being started again has nothing to count yet.
-            if let Ok(Reply::Text(own)) = ask(control, "prometheus") {
+            if let Ok(Reply::Text(own)) = ask(control, &Command::Prometheus) {
                 text.absorb(&own, &[("vm", vm)]);
             }
         }
@@ -230,6 +232,7 @@ fn facts(numbers: &Value) -> Vec<String> {
         return Vec::new();
     };
     let said = object.iter().filter_map(|(key, value)| {
+        let key = key.strip_suffix("_total").unwrap_or(key);
         let key = key.replace(['_', '-'], " ");
         match value {
             Value::Bool(true) => Some(key),
@@ -282,12 +285,12 @@ mod tests {
             "name": "web", "pid": 7, "cpus": 2, "memory_bytes": 1u64 << 30, "uptime_seconds": 12.4, "resets": 1,
             "devices": [
                 {"name": "balloon", "type": "balloon", "last_error": "Cannot connect",
-                 "numbers": {"connected": false, "reconnects": 3, "queues": 5,
+                 "numbers": {"connected": false, "reconnects_total": 3, "queues": 5, "capacity_bytes": null,
                              "target_bytes": 256u64 << 20, "actual_bytes": 0}},
             ],
             "daemons": [
                 {"name": "blockd", "pid": 8, "restarts": 1,
-                 "metrics": {"devices": [{"name": "disk0", "device": {"reads": 5, "writes": 0}},
+                 "metrics": {"devices": [{"name": "disk0", "device": {"reads_total": 5, "writes_total": 0, "read_bytes_total": 2048}},
                                          {"name": "net0", "device": {"conditions": 1}}]},
                  "status": {"devices": [{"name": "disk0", "device": {}},
                                         {"name": "net0", "device": {"conditions": [
@@ -301,7 +304,7 @@ mod tests {
              \x20 balloon  balloon  actual 0 bytes, not connected, queues 5, reconnects 3, target 256 MiB\n\
              \x20          Cannot connect\n\
              \x20 blockd   daemon   pid 8, 1 restarts\n\
-             \x20   disk0: reads 5\n\
+             \x20   disk0: read 2 KiB, reads 5\n\
              \x20   net0: conditions 1\n\
              \x20     The MTU of the card is 9000\n\
              \x20 netd     daemon   being started, 0 restarts\n"

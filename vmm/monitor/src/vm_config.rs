@@ -7,6 +7,8 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use config_file::ConfigFile;
+use config_file::Places;
 use host_os::ByteSize;
 
 use crate::devices;
@@ -33,7 +35,7 @@ pub(crate) struct VmConfig {
     /// Disks, networks, the balloon.
     pub(crate) devices: Vec<Device>,
     /// More of the daemons' config files, by daemon.
-    pub(crate) daemons: BTreeMap<String, toml::Table>,
+    pub(crate) daemons: BTreeMap<String, DaemonTable>,
     pub(crate) serial: Serial,
     pub(crate) on_reset: OnReset,
     pub(crate) debug_exit: bool,
@@ -44,21 +46,34 @@ pub(crate) struct VmConfig {
     pub(crate) group: Option<String>,
 }
 
+/// More of a daemon's config file.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct DaemonTable {
+    pub(crate) table: toml::Table,
+    /// Where it stands in the VM's file.
+    pub(crate) places: Places,
+}
+
 /// Reads the file that the options name, if any, merges and validates. The error is all that is wrong, one per line.
 pub(crate) fn resolve(flags: RunOptions) -> Result<VmConfig, String> {
     let merged = match &flags.file {
-        Some(path) => merge(read(path)?, flags),
+        Some(path) => merge(
+            read(path).map_err(|error| host_os::error_chain(&error))?,
+            flags,
+        ),
         None => flags,
     };
     validate(merged)
 }
 
-fn read(path: &Path) -> Result<RunOptions, String> {
-    let shown = path.display();
-    let text =
-        std::fs::read_to_string(path).map_err(|error| format!("Cannot read {shown}: {error}"))?;
-    let mut options: RunOptions =
-        toml::from_str(&text).map_err(|error| format!("{shown}: {error}"))?;
+fn read(path: &Path) -> Result<RunOptions, config_file::Error> {
+    let file = ConfigFile::read(path)?;
+    let root = file.root()?;
+    let places = root.places();
+    let mut options = RunOptions {
+        places,
+        ..root.read()?
+    };
     let folder = path.parent().unwrap_or(Path::new(""));
     // A path in the file is relative to the file.
     let fix = |path: &mut PathBuf| *path = folder.join(&*path);
@@ -74,7 +89,17 @@ fn read(path: &Path) -> Result<RunOptions, String> {
     Ok(options)
 }
 
-fn merge(file: RunOptions, flags: RunOptions) -> RunOptions {
+fn merge(mut file: RunOptions, flags: RunOptions) -> RunOptions {
+    // What a flag overrides is not what can be wrong.
+    if flags.memory.is_some() {
+        file.places.add("memory", "--memory");
+    }
+    if flags.cpus.is_some() {
+        file.places.add("cpus", "--cpus");
+    }
+    if flags.balloon.is_some() {
+        file.places.forget("balloon");
+    }
     let both = |mut file: Vec<toml::Table>, flags| {
         file.extend(flags);
         file
@@ -91,6 +116,7 @@ fn merge(file: RunOptions, flags: RunOptions) -> RunOptions {
         net: both(file.net, flags.net),
         balloon: flags.balloon.or(file.balloon),
         daemon: file.daemon,
+        places: file.places,
         serial: flags.serial.or(file.serial),
         on_reset: flags.on_reset.or(file.on_reset),
         debug_exit: flags.debug_exit.or(file.debug_exit),
@@ -126,8 +152,12 @@ fn validate(options: RunOptions) -> Result<VmConfig, String> {
         (Kind::Net, options.net),
         (Kind::Balloon, options.balloon.into_iter().collect()),
     ];
-    let devices = resolve_devices(tables, &mut wrong);
-    check_daemons(&options.daemon, &devices, &mut wrong);
+    let places = options.places;
+    wrong
+        .iter_mut()
+        .for_each(|fault| *fault = places.locate(fault));
+    let devices = resolve_devices(tables, &places, &mut wrong);
+    check_daemons(&options.daemon, &places, &devices, &mut wrong);
     if !wrong.is_empty() {
         return Err(wrong.join("\n"));
     }
@@ -143,7 +173,14 @@ fn validate(options: RunOptions) -> Result<VmConfig, String> {
         memory,
         cpus,
         devices,
-        daemons: options.daemon,
+        daemons: options
+            .daemon
+            .into_iter()
+            .map(|(name, table)| {
+                let places = places.below(&format!("daemon.{name}"));
+                (name, DaemonTable { table, places })
+            })
+            .collect(),
         serial: options.serial.unwrap_or(Serial::Stdio),
         on_reset: options.on_reset.unwrap_or(OnReset::Restart),
         debug_exit: options.debug_exit.unwrap_or(false),
@@ -157,6 +194,7 @@ fn validate(options: RunOptions) -> Result<VmConfig, String> {
 /// A table for a daemon that is not started would say nothing to anybody.
 fn check_daemons(
     tables: &BTreeMap<String, toml::Table>,
+    places: &Places,
     devices: &[Device],
     wrong: &mut Vec<String>,
 ) {
@@ -164,31 +202,38 @@ fn check_daemons(
         let ours = |device: &Device| matches!(device.source, Source::Daemon(_));
         let mut started = devices.iter().filter(|device| ours(device));
         if !started.any(|device| device.kind.daemon() == name) {
-            wrong.push(format!(
+            wrong.push(places.locate(&format!(
                 "daemon.{name}: no device of this VM has a daemon of that name started"
-            ));
+            )));
         }
     }
 }
 
-fn resolve_devices(tables: [(Kind, Vec<toml::Table>); 3], wrong: &mut Vec<String>) -> Vec<Device> {
+fn resolve_devices(
+    tables: [(Kind, Vec<toml::Table>); 3],
+    places: &Places,
+    wrong: &mut Vec<String>,
+) -> Vec<Device> {
     let mut found: Vec<Device> = Vec::new();
     for (kind, tables) in tables {
         for (number, table) in tables.into_iter().enumerate() {
             let word = kind.word();
+            let path = match kind {
+                Kind::Balloon => word.to_owned(),
+                _ => format!("{word}.{number}"),
+            };
+            // Not of what stands in the file, but of the flags behind it.
+            let places = match places.keys().any(|(key, _)| key == path) {
+                true => places.below(&path),
+                false => Places::new(format!("--{word}")),
+            };
+            let mut refuse = |fault: &str| wrong.push(places.locate(fault));
             match devices::resolve(kind, number, table) {
                 Ok(device) if found.iter().any(|other| other.name == device.name) => {
-                    let name = &device.name;
-                    wrong.push(format!("{word} {number}: another device is named {name:?}"));
+                    refuse(&format!("name: another device is named {:?}", device.name));
                 }
-                Ok(device) => found.push(device),
-                Err(faults) => {
-                    wrong.extend(
-                        faults
-                            .iter()
-                            .map(|fault| format!("{word} {number}: {fault}")),
-                    );
-                }
+                Ok(device) => found.push(Device { places, ..device }),
+                Err(faults) => faults.iter().for_each(|fault| refuse(fault)),
             }
         }
     }

@@ -98,7 +98,7 @@ fn a_table_for_a_daemon_needs_that_daemon() {
     let (_folder, path) = file("[[net]]\n[daemon.netd]\nlog = 'debug'\n[[daemon.netd.switch]]\n");
     let path = path.to_str().unwrap();
     let config = resolve(flags(&[path, "--kernel", "k"])).unwrap();
-    assert_eq!(config.daemons["netd"]["log"].as_str(), Some("debug"));
+    assert_eq!(config.daemons["netd"].table["log"].as_str(), Some("debug"));
     for other in [
         "[daemon.blockd]",
         "[[net]]\nsocket='a'\n[daemon.netd]",
@@ -118,6 +118,39 @@ fn unknown_keys_are_refused_by_name() {
 }
 
 #[test]
+fn a_mistake_in_the_file_is_told_with_its_line_and_key() {
+    let text = "kernel = 'k'\nmemory = '3K'\ncpus = 0\n[[disk]]\npath = 'i'\nqueue-size = 3\n[[net]]\nsocket = 'n'\nlnk = 1\n";
+    let (_folder, path) = file(text);
+    let path = path.to_str().unwrap();
+    let told = resolve(flags(&[path])).unwrap_err();
+    for place in [
+        "line 2, key memory: ",
+        "line 3, key cpus: ",
+        "line 6, key disk.0.queue-size: ",
+        "line 9, key net.0.lnk: ",
+    ] {
+        assert!(
+            told.contains(&format!("{path}, {place}")),
+            "{place}: {told}"
+        );
+    }
+    // What a flag overrides is not what is wrong.
+    let flag = resolve(flags(&[
+        path,
+        "--cpus",
+        "0",
+        "--disk",
+        "path=i,queue-size=5",
+    ]));
+    let told = flag.unwrap_err();
+    assert!(told.contains("\n--cpus: at least 1"), "{told}");
+    assert!(told.contains("\n--disk: queue-size: "), "{told}");
+    let (_folder, path) = file("kernel = 'k'\n\ncpus = 'two'\n");
+    let told = resolve(flags(&[path.to_str().unwrap()])).unwrap_err();
+    assert!(told.contains("vm.toml, line 3, key cpus: "), "{told}");
+}
+
+#[test]
 fn two_devices_of_one_name_are_a_mistake() {
     let text = resolve(flags(&[
         "--kernel",
@@ -131,7 +164,7 @@ fn two_devices_of_one_name_are_a_mistake() {
     ]));
     assert_eq!(
         text.unwrap_err(),
-        "net 0: another device is named \"disk0\""
+        "--net: name: another device is named \"disk0\""
     );
 }
 

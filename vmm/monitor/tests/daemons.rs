@@ -24,8 +24,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
-use control_lines::Answer;
-use control_lines::Answers;
+use control_protocol::Answer;
+use control_protocol::Answers;
+use control_protocol::Command as ControlCommand;
 use nix::sys::signal::Signal;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
@@ -40,17 +41,21 @@ const CONTROL: &str = "FAKE_DAEMON_CONTROL";
 struct Fake;
 
 impl Answers for Fake {
-    fn answer(&self, line: &str) -> Answer {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        match words.as_slice() {
-            ["status"] => Answer::Value(json!({"name": "web", "pid": 1, "devices": []})),
-            ["metrics"] => Answer::Value(
-                json!({"devices": [{"name": "disk0", "device": {"reads": 5, "writes": 0}}]}),
+    fn answer(&self, command: ControlCommand) -> Answer {
+        match command {
+            ControlCommand::Status => {
+                Answer::Value(json!({"name": "web", "pid": 1, "devices": []}))
+            }
+            ControlCommand::Metrics => Answer::Value(
+                json!({"devices": [{"name": "disk0", "device": {"reads_total": 5, "writes_total": 0}}]}),
             ),
-            ["prometheus"] => {
+            ControlCommand::Prometheus => {
                 Answer::Text("# TYPE paravane_x_total counter\nparavane_x_total 7\n".to_owned())
             }
-            ["say", text] => {
+            // What it is to say stands where a device's name does.
+            ControlCommand::Resize {
+                device: Some(text), ..
+            } => {
                 host_os::tell!("{text}");
                 Answer::Value(json!("said"))
             }
@@ -64,8 +69,8 @@ impl Answers for Fake {
 #[ignore = "run by the other tests, as a daemon"]
 fn fake_daemon() {
     let control = PathBuf::from(std::env::var_os(CONTROL).unwrap());
-    let listener = control_lines::bind_private(&control).unwrap();
-    control_lines::serve(listener, Arc::new(Fake)).unwrap();
+    let listener = control_protocol::bind_private(&control).unwrap();
+    control_protocol::serve(listener, Arc::new(Fake)).unwrap();
     std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).unwrap();
     std::fs::remove_file(control).unwrap();
 }
@@ -220,7 +225,8 @@ fn daemons_are_ready_when_they_answer_and_end_with_the_vmm() {
     keeper.until("ready");
     for name in ["a", "b"] {
         let control = place.path("home").join(format!("{name}.control"));
-        control_lines::ask(&control, "say hello", PATIENCE).unwrap();
+        let say = ControlCommand::parse("resize hello").unwrap();
+        control_protocol::ask(&control, &say, PATIENCE).unwrap();
     }
     eventually("the log", || place.log().matches("hello").count() == 2);
     assert!(
@@ -247,7 +253,7 @@ fn a_daemon_that_is_killed_is_started_again() {
         pid = next;
         let control = place.path("home").join("a.control");
         eventually("the answer", || {
-            control_lines::ask(&control, "status", PATIENCE).is_ok()
+            control_protocol::ask(&control, &ControlCommand::Status, PATIENCE).is_ok()
         });
     }
     assert_eq!(place.log().matches("SIGKILL").count(), 3);
@@ -317,8 +323,8 @@ fn without_a_plan_the_keeper_says_what_it_is_for() {
 fn serve(place: &Place, name: &str) {
     let folder = place.path("runtime").join(name);
     std::fs::create_dir_all(&folder).unwrap();
-    let listener = control_lines::bind_private(&folder.join("control")).unwrap();
-    control_lines::serve(listener, Arc::new(Fake)).unwrap();
+    let listener = control_protocol::bind_private(&folder.join("control")).unwrap();
+    control_protocol::serve(listener, Arc::new(Fake)).unwrap();
 }
 
 #[test]
@@ -330,7 +336,7 @@ fn status_shows_what_answers_and_leaves_out_what_is_stale() {
     serve(&place, "web");
     let stale = place.path("runtime/stale");
     std::fs::create_dir_all(&stale).unwrap();
-    drop(control_lines::bind_private(&stale.join("control")).unwrap());
+    drop(control_protocol::bind_private(&stale.join("control")).unwrap());
     std::fs::create_dir_all(place.path("runtime/empty")).unwrap();
     let shown = place.paravane(&["status"]);
     assert!(
@@ -357,11 +363,14 @@ fn ctl_says_one_thing_and_its_exit_code_tells_how_it_went() {
     serve(&place, "web");
     let good = place.paravane(&["ctl", "web", "metrics"]);
     let value: Value = serde_json::from_slice(&good.stdout).unwrap();
-    assert_eq!(value["devices"][0]["device"]["reads"], 5);
+    assert_eq!(value["devices"][0]["device"]["reads_total"], 5);
     assert_eq!(good.status.code(), Some(0));
-    let refused = place.paravane(&["ctl", "web", "dance", "now"]);
+    let refused = place.paravane(&["ctl", "web", "stop"]);
     assert_eq!(refused.status.code(), Some(1));
     assert_eq!(text(&refused.stderr), "paravane: What?\n");
+    let unknown = place.paravane(&["ctl", "web", "dance", "now"]);
+    assert_eq!(unknown.status.code(), Some(64));
+    assert!(text(&unknown.stderr).contains("power-button"));
     let socket = place.path("runtime/web/control");
     let raw = place.paravane(&["ctl", socket.to_str().unwrap(), "prometheus"]);
     assert!(text(&raw.stdout).starts_with("# TYPE"));
@@ -370,6 +379,17 @@ fn ctl_says_one_thing_and_its_exit_code_tells_how_it_went() {
         assert_eq!(absent.status.code(), Some(69), "{absent:?}");
     }
     assert_eq!(place.paravane(&["ctl", "web"]).status.code(), Some(64));
+}
+
+#[test]
+fn ctl_prints_the_schema_of_what_can_be_said() {
+    let place = Place::new();
+    let schema = place.paravane(&["ctl", "--schema"]);
+    assert_eq!(schema.status.code(), Some(0), "{schema:?}");
+    let schema: Value = serde_json::from_slice(&schema.stdout).unwrap();
+    assert!(schema["$defs"]["Command"].is_object(), "{schema}");
+    let both = place.paravane(&["ctl", "--schema", "web", "status"]);
+    assert_eq!(both.status.code(), Some(64), "{both:?}");
 }
 
 fn run(place: &Place, description: &str) -> Output {

@@ -17,7 +17,7 @@ fn host_memory_falls_by_what_is_inflated_and_nothing_else_is_lost() {
     rig.pages(INFLATE, FIRST + 16..FIRST + 272);
     assert_eq!(before - rig.resident(), 256 * PAGE_SIZE);
     rig.only_lost(|page| (FIRST + 16..FIRST + 272).contains(&(page as u32)));
-    assert_eq!(rig.metrics().release_calls_total, 1, "one call for a run");
+    assert_eq!(rig.metrics().release_calls, 1, "one call for a run");
     assert_eq!(rig.device.ballooned(), 256 * PAGE_SIZE);
 }
 
@@ -28,9 +28,9 @@ fn numbers_in_any_order_become_few_ranges() {
     let pages = (0..1024_u32).map(|at| FIRST + (at * 389) % 1024);
     rig.pages(INFLATE, pages);
     let metrics = rig.metrics();
-    assert_eq!(metrics.inflated_pages_total, 1024);
-    assert_eq!(metrics.release_calls_total, 1);
-    assert_eq!(metrics.released_bytes_total, 4 << 20);
+    assert_eq!(metrics.inflated_pages, 1024);
+    assert_eq!(metrics.release_calls, 1);
+    assert_eq!(metrics.released_bytes, 4 << 20);
 }
 
 #[test]
@@ -50,14 +50,8 @@ fn pages_come_back_when_they_leave_the_balloon() {
     rig.pages(INFLATE, FIRST + 100..FIRST + 200);
     assert_eq!(before - rig.resident(), 512 * PAGE_SIZE);
     let metrics = rig.metrics();
-    assert_eq!(
-        (metrics.inflated_pages_total, metrics.deflated_pages_total),
-        (612, 100)
-    );
-    assert_eq!(
-        (metrics.unknown_pages_total, metrics.repeated_pages_total),
-        (0, 0)
-    );
+    assert_eq!((metrics.inflated_pages, metrics.deflated_pages), (612, 100));
+    assert_eq!((metrics.unknown_pages, metrics.repeated_pages), (0, 0));
 }
 
 #[test]
@@ -70,7 +64,7 @@ fn pages_can_be_there_before_they_are_acknowledged() {
     rig.pages(INFLATE, FIRST..FIRST + 64);
     rig.pages(DEFLATE, FIRST..FIRST + 64);
     assert_eq!(rig.resident(), before);
-    assert_eq!(rig.metrics().repopulated_bytes_total, 64 * PAGE_SIZE);
+    assert_eq!(rig.metrics().repopulated_bytes, 64 * PAGE_SIZE);
 }
 
 #[test]
@@ -81,7 +75,7 @@ fn a_run_over_two_regions_is_released_in_both() {
     rig.pages(INFLATE, border - 8..border + 8);
     assert_eq!(before - rig.resident(), 16 * PAGE_SIZE);
     rig.only_lost(|page| (border - 8..border + 8).contains(&(page as u32)));
-    assert_eq!(rig.metrics().release_calls_total, 2);
+    assert_eq!(rig.metrics().release_calls, 2);
 }
 
 #[test]
@@ -97,7 +91,7 @@ fn numbers_lie_across_segments_at_any_byte() {
     let single: Vec<_> = bytes.iter().map(|byte| rig.place(&[*byte])).collect();
     rig.send(INFLATE, &single, &[]);
     assert_eq!(rig.device.ballooned(), 8 * PAGE_SIZE);
-    assert_eq!(rig.metrics().malformed_chains_total, 0);
+    assert_eq!(rig.metrics().malformed_chains, 0);
 }
 
 #[test]
@@ -110,7 +104,7 @@ fn inhibited_pages_stay_on_the_host_until_it_ends() {
     rig.pages(DEFLATE, FIRST..FIRST + 256);
     assert_eq!(rig.resident(), before);
     rig.only_lost(|_| false);
-    assert_eq!(rig.metrics().inhibited_bytes_total, 512 * PAGE_SIZE);
+    assert_eq!(rig.metrics().inhibited_bytes, 512 * PAGE_SIZE);
     rig.device.inhibit(false);
     assert_eq!(before - rig.resident(), 256 * PAGE_SIZE);
     rig.only_lost(|page| (FIRST + 256..FIRST + 512).contains(&(page as u32)));

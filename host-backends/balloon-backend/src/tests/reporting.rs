@@ -32,7 +32,7 @@ fn reported_pages_are_gone_when_the_report_comes_back() {
     assert_eq!(before - rig.resident(), 8 << 20);
     let metrics = rig.metrics();
     assert_eq!(
-        (metrics.reported_bytes_total, metrics.release_calls_total),
+        (metrics.reported_bytes, metrics.release_calls),
         (8 << 20, 8)
     );
     // The guest uses them again without a word.
@@ -54,7 +54,7 @@ fn a_driver_that_fills_free_pages_keeps_them() {
     report(&mut rig, &[(HIGH, 1 << 20)]);
     assert_eq!(rig.resident(), before);
     rig.only_lost(|_| false);
-    assert_eq!(rig.metrics().poisoned_bytes_total, 1 << 20);
+    assert_eq!(rig.metrics().poisoned_bytes, 1 << 20);
     // Zeroes are what a hole reads as.
     rig.device.write_config(POISON, &[0; 4]).expect("no poison");
     report(&mut rig, &[(HIGH, 1 << 20)]);
@@ -100,7 +100,7 @@ fn reports_on_any_boundary_lose_whole_pages_inside_only() {
     let border = BORDER / PAGE_SIZE;
     rig.only_lost(|page| [first + 1, border - 1, border].contains(&page));
     assert_eq!(
-        rig.metrics().malformed_chains_total,
+        rig.metrics().malformed_chains,
         1,
         "the last one leaves memory"
     );

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use balloon_backend::Policy;
+use control_protocol::Policy;
 use serde::Serialize;
 
 use super::CALM;

@@ -27,7 +27,7 @@ mod tests;
 
 use std::time::Duration;
 
-use balloon_backend::Policy;
+use control_protocol::Policy;
 use serde::Serialize;
 
 pub use guest::Guest;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use balloon_backend::Policy;
+use control_protocol::Policy;
 use proptest::prelude::*;
 
 use super::Reason;

@@ -7,6 +7,8 @@
     reason = "a test fails by panic, in its helpers too"
 )]
 
+pub mod metrics;
+
 use std::fs::File;
 use std::io::BufRead;
 use std::io::BufReader;
@@ -122,7 +124,7 @@ impl Serving {
             self.ask("status")
         );
         let metrics = self.ask("metrics");
-        assert!(!metrics.contains("\"panics\":1"), "{metrics}");
+        assert!(!metrics.contains("\"panics_total\":1"), "{metrics}");
         self.signal(Signal::SIGTERM);
         let start = Instant::now();
         let end = loop {
@@ -170,8 +172,8 @@ pub fn sleeping_reader(program: &Program) {
         held = Some(reader);
     });
     let metrics = serving.ask("metrics");
-    assert!(metrics.contains("\"log-lines-lost\":"), "{metrics}");
-    assert!(!metrics.contains("\"log-lines-lost\":0"), "{metrics}");
+    assert!(metrics.contains("\"lines_lost_total\":"), "{metrics}");
+    assert!(!metrics.contains("\"lines_lost_total\":0"), "{metrics}");
     serving.goes_on();
 }
 
@@ -353,6 +355,16 @@ macro_rules! manners {
         #[test]
         fn output_to_a_closed_pipe_ends_quietly_and_to_a_full_disk_with_words() {
             manners::output_that_fails(&PROGRAM);
+        }
+
+        #[test]
+        fn its_metrics_follow_the_conventions_of_prometheus() {
+            manners::metrics::accepted_by_promtool(&PROGRAM);
+        }
+
+        #[test]
+        fn whatever_it_counts_is_exported_under_one_name() {
+            manners::metrics::the_same_in_json_and_text(&PROGRAM);
         }
     };
 }

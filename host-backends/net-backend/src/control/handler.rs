@@ -3,7 +3,6 @@
 //! Rule: each chain comes back, with OK or ERR in its first writable byte if it has one.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use device_model::Error;
 use device_model::Progress;
@@ -56,7 +55,7 @@ impl ControlQueue {
             Ok(answer)
         });
         let counters = &self.control.counters;
-        counters.commands.fetch_add(1, Ordering::Relaxed);
+        counters.commands.add(1);
         let mut answer = [ack::OK; 9];
         match done {
             Ok(None) => (answer, 1),
@@ -68,7 +67,7 @@ impl ControlQueue {
             }
             Err(refusal) => {
                 tracing::debug!(?refusal, "control request refused");
-                counters.refused.fetch_add(1, Ordering::Relaxed);
+                counters.refused.add(1);
                 ([ack::ERR; 9], 1)
             }
         }
@@ -93,8 +92,7 @@ impl ControlQueue {
     fn answer(&mut self, chain: Chain<'_>, memory: &GuestMemory) -> (Token, u32) {
         let room: u64 = chain.writable.iter().map(|s| u64::from(s.len)).sum();
         if room == 0 {
-            let unanswered = &self.control.counters.unanswered;
-            unanswered.fetch_add(1, Ordering::Relaxed);
+            self.control.counters.unanswered.add(1);
             return (chain.token, 0);
         }
         let (answer, len) = self.serve(chain.readable, memory);

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::Weak;
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
 use device_model::DeviceRecord;
@@ -23,6 +22,7 @@ use net_link::Offloads;
 use virtio_spec::net::control::Coalescing;
 use virtio_spec::net::feature;
 
+use crate::counters::ControlCounters;
 use crate::port::Port;
 use crate::port::PortState;
 use crate::receive_filter::AddressTable;
@@ -79,15 +79,6 @@ struct Settings {
     started: Vec<bool>,
     /// Queues that run or pause: what their driver set for them counts until the front-end stops them.
     alive: BTreeSet<u16>,
-}
-
-/// Counters of the control queue.
-#[derive(Debug, Default)]
-pub(crate) struct ControlCounters {
-    pub commands: AtomicU64,
-    pub refused: AtomicU64,
-    /// Chains without a byte for the answer.
-    pub unanswered: AtomicU64,
 }
 
 /// The card as its driver controls it.

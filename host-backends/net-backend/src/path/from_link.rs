@@ -167,7 +167,7 @@ impl Receiving<'_> {
             if legacy || self.spans(memory, count, spans) {
                 return Some(None);
             }
-            self.tally().bad_chain.add(1);
+            self.tally().bad_chains.add(1);
             self.use_chains(count, 0);
         }
     }
@@ -191,7 +191,7 @@ impl Receiving<'_> {
         if self.put_behind(memory, count, inside, rest) {
             self.accept(memory, bytes);
         } else {
-            self.tally().bad_chain.add(1);
+            self.tally().bad_chains.add(1);
             self.use_chains(count, 0);
         }
         true

@@ -342,7 +342,7 @@ impl Outlet {
         if let Some(mut rest) = frame.rest.take()
             && rest.spans(behind, &mut self.spans).ok() != Some(behind)
         {
-            tally.bad_chain.add(1);
+            tally.bad_chains.add(1);
             return Ok(());
         }
         let head = frame.with_header(HEADER_SIZE, 0, (0, 0));

@@ -127,7 +127,7 @@ impl<'a> Receiving<'a> {
             let bytes = frame.with_header(view.header_size(), 1, hash);
             let written = memory.write(only.addr, bytes).is_ok();
             if !written {
-                self.tally.bad_chain.add(1);
+                self.tally.bad_chains.add(1);
             }
             let used = if written { len as u32 } else { 0 };
             *next += 1;
@@ -168,11 +168,11 @@ impl<'a> Receiving<'a> {
             self.bytes += frame.len as u64;
             self.use_chains(count, len);
         } else if self.is_bad(&memory, count) {
-            self.tally.bad_chain.add(1);
+            self.tally.bad_chains.add(1);
             self.use_chains(count, 0);
         } else {
             // The sender's memory has a hole there: these buffers hold scraps, but nobody is told.
-            self.tally.bad_source.add(1);
+            self.tally.bad_sources.add(1);
         }
         Outcome::Done
     }

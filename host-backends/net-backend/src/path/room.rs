@@ -78,7 +78,7 @@ impl Receiving<'_> {
             #[cfg(test)]
             LOOKED_AT.with(|looked| looked.set(looked.get() + chain.writable.len()));
             if chains == 0 && more < least {
-                self.tally.bad_chain.add(1);
+                self.tally.bad_chains.add(1);
                 self.use_chains(1, 0);
                 parts = 0;
                 continue;

@@ -20,9 +20,9 @@ impl TransmitTally {
     fn losses(&self) -> Losses<7> {
         [
             (Kind::Unplugged, self.link_down.get(), MANY),
-            (Kind::SentHeaders, self.bad_header.get(), MANY),
-            (Kind::SentLengths, self.bad_length.get(), MANY),
-            (Kind::SentChains, self.bad_chain.get(), MANY),
+            (Kind::SentHeaders, self.bad_headers.get(), MANY),
+            (Kind::SentLengths, self.bad_lengths.get(), MANY),
+            (Kind::SentChains, self.bad_chains.get(), MANY),
             (Kind::LinkRefuses, self.link_dropped.get(), MANY),
             (Kind::Nowhere, self.nowhere.get(), MANY),
             (Kind::SentOffloads, self.unsupported.get(), MANY),
@@ -35,7 +35,7 @@ impl ReceiveTally {
         [
             (Kind::Starved, self.starved.get(), MANY_STARVED),
             (Kind::SmallBuffers, self.too_small.get(), MANY),
-            (Kind::BadBuffers, self.bad_chain.get(), MANY),
+            (Kind::BadBuffers, self.bad_chains.get(), MANY),
             (Kind::ReceivedLengths, self.too_long.get(), MANY),
             (Kind::ReceivedOffloads, self.unsupported.get(), MANY),
         ]

@@ -1,58 +1,11 @@
 //! Counters of one queue pair.
 //!
-//! Rule: each half has one writer at a time (the transmit queue's worker; whoever holds the receive queue), so adding is a
-//! load and a store, and the halves share no cache line.
+//! Rule: each half has one writer at a time (the transmit queue's worker; whoever holds the receive queue), and the halves
+//! share no cache line.
 
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
-
-use serde::Serialize;
-
-/// A number that its holder adds to.
-#[derive(Debug, Default)]
-pub(crate) struct Counter(AtomicU64);
-
-impl Counter {
-    #[inline]
-    pub fn add(&self, amount: u64) {
-        let now = self.0.load(Ordering::Relaxed);
-        self.0.store(now.wrapping_add(amount), Ordering::Relaxed);
-    }
-
-    #[inline]
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-macro_rules! tallies {
-    ($(#[$half_meta:meta] $half:ident { $($(#[$meta:meta])* $field:ident => $sum:ident,)* })*) => {
-        $(
-            #[$half_meta]
-            #[derive(Debug, Default)]
-            #[repr(align(128))]
-            pub(crate) struct $half {
-                $($(#[$meta])* pub $field: Counter,)*
-            }
-        )*
-
-        /// What a port's pairs have done since it was made.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-        pub struct Totals {
-            $($($(#[$meta])* pub $sum: u64,)*)*
-        }
-
-        impl PairTally {
-            /// Adds the values now to `sum`.
-            pub fn add_to(&self, sum: &mut Totals) {
-                $(
-                    let half: &$half = self.as_ref();
-                    $(sum.$sum += half.$field.get();)*
-                )*
-            }
-        }
-    };
-}
+use metrics::CounterSet as _;
+use metrics::MetricSet as _;
+use metrics::Samples;
 
 /// Counters of one queue pair.
 #[derive(Debug, Default)]
@@ -61,67 +14,88 @@ pub(crate) struct PairTally {
     pub receive: ReceiveTally,
 }
 
-impl AsRef<TransmitTally> for PairTally {
-    fn as_ref(&self) -> &TransmitTally {
-        &self.transmit
+/// What a port's pairs have done since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// What the guest sent.
+    pub transmit: Transmitted,
+    /// What the guest got.
+    pub receive: Received,
+}
+
+impl PairTally {
+    /// Adds the values now to `sum`.
+    pub fn add_to(&self, sum: &mut Totals) {
+        self.transmit.add_to(&mut sum.transmit);
+        self.receive.add_to(&mut sum.receive);
     }
 }
 
-impl AsRef<ReceiveTally> for PairTally {
-    fn as_ref(&self) -> &ReceiveTally {
-        &self.receive
+impl Totals {
+    /// All of them.
+    pub fn samples(&self) -> Samples {
+        self.transmit.samples().and(&self.receive)
     }
 }
 
-tallies! {
-    /// What the guest sent; written by the transmit queue's worker.
-    TransmitTally {
+metrics::counters! {
+    /// What the guest sent.
+    pub struct Transmitted named "transmit_",
+    /// Counters of what the guest sends; written by the transmit queue's worker.
+    #[repr(align(128))]
+    pub(crate) struct TransmitTally of metrics::Counter {
         /// Frames the guest sent that went on.
-        frames => transmit_frames_total,
+        frames,
         /// Their bytes, without virtio-net headers.
-        bytes => transmit_bytes_total,
+        bytes in bytes,
         /// Frames with a header that contradicts the frame or the negotiation.
-        bad_header => transmit_bad_headers_total,
+        bad_headers,
         /// Chains too short for a frame, or frames longer than allowed.
-        bad_length => transmit_bad_lengths_total,
+        bad_lengths,
         /// Chains with writable parts, or outside of guest memory.
-        bad_chain => transmit_bad_chains_total,
+        bad_chains,
         /// Frames sent while the cable was out.
-        link_down => transmit_link_down_total,
+        link_down,
         /// Frames refused by the address filter.
-        spoofed => transmit_spoofed_total,
+        spoofed,
         /// Frames beyond the rate limit.
-        limited => transmit_limited_total,
+        limited,
         /// Frames that the link had no room for, or refused.
-        link_dropped => transmit_link_dropped_total,
+        link_dropped,
         /// Frames that nobody else was to get.
-        nowhere => transmit_nowhere_total,
+        nowhere,
         /// Frames that needed software checksums or segmentation that cannot be had.
-        unsupported => transmit_unsupported_total,
+        unsupported,
     }
-    /// What the guest gets; written by the holder of its receive queue.
-    ReceiveTally {
+}
+
+metrics::counters! {
+    /// What the guest got.
+    pub struct Received named "receive_",
+    /// Counters of what the guest gets; written by the holder of its receive queue.
+    #[repr(align(128))]
+    pub(crate) struct ReceiveTally of metrics::Counter {
         /// Frames the guest got.
-        frames => receive_frames_total,
+        frames,
         /// Their bytes, without virtio-net headers.
-        bytes => receive_bytes_total,
+        bytes in bytes,
         /// Frames dropped because the guest had no buffers.
-        starved => receive_starved_total,
+        starved,
         /// Frames dropped because the guest's buffers are too small for them.
-        too_small => receive_too_small_total,
+        too_small,
         /// Frames longer than the MTU that the driver was told.
-        too_long => receive_too_long_total,
+        too_long,
         /// Buffers that lie outside of guest memory; frames for them are lost.
-        bad_chain => receive_bad_chains_total,
+        bad_chains,
         /// Frames whose sender took their memory away.
-        bad_source => receive_bad_sources_total,
+        bad_sources,
         /// Frames that the driver does not want (receive modes, address and VLAN filters).
-        filtered => receive_filtered_total,
+        filtered,
         /// Frames beyond the rate limit.
-        limited => receive_limited_total,
+        limited,
         /// Frames that came while the cable was out or the queue did not run.
-        link_down => receive_link_down_total,
+        link_down,
         /// Frames that need offloads the driver did not accept, and that cannot be done in software.
-        unsupported => receive_unsupported_total,
+        unsupported,
     }
 }

@@ -166,10 +166,10 @@ impl Burst {
         };
         // A chain of a transmit queue must not have parts to write to (sec. 5.1.6.2).
         let Some((total, got)) = gather(memory, parts, out).filter(|_| only) else {
-            return tally.bad_chain.add(1);
+            return tally.bad_chains.add(1);
         };
         let Some(len) = total.checked_sub(self.header_size) else {
-            return tally.bad_length.add(1);
+            return tally.bad_lengths.add(1);
         };
         let head = got.saturating_sub(self.header_size);
         let header = place
@@ -186,8 +186,8 @@ impl Burst {
                 to: 0,
                 header,
             }),
-            Err(Lie::Length) => tally.bad_length.add(1),
-            Err(Lie::Offload | Lie::Checksum | Lie::Segmentation) => tally.bad_header.add(1),
+            Err(Lie::Length) => tally.bad_lengths.add(1),
+            Err(Lie::Offload | Lie::Checksum | Lie::Segmentation) => tally.bad_headers.add(1),
         }
     }
 

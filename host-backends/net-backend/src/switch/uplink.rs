@@ -89,7 +89,7 @@ impl Uplink {
         let (mut out, mut inward) = Default::default();
         self.outward.add_to(&mut out);
         self.inward.add_to(&mut inward);
-        (out.transmit_frames_total, inward.transmit_frames_total)
+        (out.transmit.frames, inward.transmit.frames)
     }
 
     /// Frames that came in and were for nobody.

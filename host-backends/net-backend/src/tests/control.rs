@@ -104,8 +104,8 @@ fn every_command_is_obeyed() {
         assert!(bytes[written as usize..].iter().all(|byte| *byte == CANARY));
     }
     let metrics = rig.device.metrics();
-    assert_eq!(metrics.control_commands_total, all_requests().len() as u64);
-    assert_eq!(metrics.control_refused_total, 0);
+    assert_eq!(metrics.control.commands, all_requests().len() as u64);
+    assert_eq!(metrics.control.refused, 0);
 }
 
 #[test]
@@ -227,7 +227,7 @@ fn requests_in_holes_or_without_room_for_an_answer_break_nothing() {
     assert_eq!(rig.chain(&[request], &[]), 0);
     assert!(rig.filter().modes.promiscuous, "unanswered, so not done");
     assert_eq!(rig.chain(&[request], &[hole]), 0);
-    assert_eq!(rig.device.metrics().control_unanswered_total, 1);
+    assert_eq!(rig.device.metrics().control.unanswered, 1);
     let past_the_end = Segment {
         addr: u64::MAX - 1,
         len: 3,

@@ -234,7 +234,7 @@ fn the_control_queue_is_after_all_pairs_or_after_the_first() {
     for (features, index) in [(all, 8), (single, 2), (all & !feature::MQ, 8)] {
         device.acked(features);
         assert!(device.start_queue(index, features).is_ok(), "{index}");
-        let commands = device.metrics().control_commands_total;
+        let commands = device.metrics().control.commands;
         assert_eq!(commands, 0);
         device.reset();
     }

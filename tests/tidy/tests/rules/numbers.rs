@@ -27,7 +27,6 @@ const KNOWN: &[(&str, &str, &str)] = &[
     ("host-backends/net-backend/src/path/transmit.rs",  "4..6",      "the same"),
     ("host-backends/net-backend/src/rss.rs",            "KEY_BYTES", "what we offer; the specification has a least only"),
     ("host-backends/net-backend/src/rss.rs",            "12..20",    "addresses of an IPv4 header, which is not virtio's"),
-    ("vmm/monitor/src/control.rs",                      "(6, 2)",    "the link's status in `net::Config`, still by number"),
 ];
 
 /// Whether the file works on structures of virtio.

@@ -161,7 +161,7 @@ pub const RECIPES: &[Recipe] = &[
         title: "Change a device while it runs",
         continues: true,
         after: "echo status | socat - UNIX:/run/paravane/net-control.sock > status\n\
-                grep -q '\"link-up\":false' status\ngrep -q 100000 status",
+                grep -q '\"link_up\":false' status\ngrep -q 100000 status",
         needs: &[Need::Socat],
         ..PLAIN
     },

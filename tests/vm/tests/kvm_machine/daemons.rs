@@ -206,6 +206,9 @@ pub fn brought_along() -> anyhow::Result<()> {
 
 pub fn killed_daemon() -> anyhow::Result<()> {
     let mut vm = Vm::start(DEVICES)?;
+    let down = vm.say(&["ctl", "web", "set", "net0", "link=down"])?;
+    let answer: Value = serde_json::from_slice(&down.stdout)?;
+    ensure!(answer["until_restart"] == serde_json::json!([]), "{down:?}");
     for round in 1..=3 {
         let set = format!("target={round}M");
         let target = vm.say(&["ctl", "web", "set", "balloon", &set])?;
@@ -231,6 +234,9 @@ pub fn killed_daemon() -> anyhow::Result<()> {
         vm.wait("the target as before", |status| {
             status["devices"][3]["numbers"]["target_bytes"] == round << 20
         })?;
+        vm.wait("the cable as before", |status| {
+            status["devices"][2]["numbers"]["link_up"] == false
+        })?;
         ensure!(vm.process.running(), "{}", vm.log());
     }
     let daemons = pids(&vm.status()?);
@@ -238,6 +244,36 @@ pub fn killed_daemon() -> anyhow::Result<()> {
     let end = vm.process.wait(LIMIT)?;
     ensure!(end.code() == Some(0), "{end:?} {}", vm.log());
     vm.nothing_is_left(&daemons)
+}
+
+/// What only the daemon can judge is told with the place that the person knows: the VM's file, not the daemon's.
+pub fn mistake_for_a_daemon() -> anyhow::Result<()> {
+    // Behind the three lines that each of these files begins with.
+    for (description, place) in [
+        (
+            "[[net]]\nlink = 'nowhere:'\n",
+            "vm.toml, line 5, key net.0.link: ",
+        ),
+        (
+            "[[disk]]\npath = 'image'\n[[disk]]\npath = 'image'\nname = 'b'\ncolour = 1\n",
+            "vm.toml, line 9, key disk.1.colour: ",
+        ),
+        (
+            "[[net]]\nlink = 'null'\n[daemon.netd]\nlog-format = 'loud'\n",
+            "vm.toml, line 7, key daemon.netd.log-format: ",
+        ),
+        (
+            "[balloon]\nfloor = '2G'\nceiling = '1G'\n",
+            "vm.toml, line 5, key balloon.floor: ",
+        ),
+    ] {
+        let mut vm = Vm::start_by(description, |_| Ok(None))?;
+        let end = vm.process.wait(LIMIT)?;
+        ensure!(end.code() == Some(64), "{end:?} {}", vm.log());
+        ensure!(vm.log().contains(place), "{place} {}", vm.log());
+        vm.nothing_is_left(&[])?;
+    }
+    Ok(())
 }
 
 pub fn killed_keeper() -> anyhow::Result<()> {

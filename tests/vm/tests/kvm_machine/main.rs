@@ -70,6 +70,10 @@ const TESTS: &[(&str, Test)] = &[
         daemons::killed_daemon,
     ),
     (
+        "a_mistake_that_a_daemon_finds_is_told_with_the_line_of_the_vms_file",
+        daemons::mistake_for_a_daemon,
+    ),
+    (
         "a_monitor_whose_keeper_of_daemons_is_killed_says_so_and_ends_in_order",
         daemons::killed_keeper,
     ),

@@ -197,7 +197,7 @@ fn row_38_a_lie_costs_its_frame_and_nothing_else() {
     }
     a.run();
     assert_eq!(a.sent, 2 * lies.len());
-    assert_eq!(a.totals().transmit_bad_headers_total, lies.len() as u64);
+    assert_eq!(a.totals().transmit.bad_headers, lies.len() as u64);
     let got = b.got();
     assert_eq!(got.len(), lies.len());
     assert!(got.iter().all(|got| got.frame == plain));
@@ -214,7 +214,7 @@ fn offloads_that_were_not_negotiated_are_refused() {
     }
     a.queue_frame(&header(1, 0, [0, 0, 34, 16]), &frame(1, 2, 2000));
     a.run();
-    assert_eq!((a.sent, a.totals().transmit_bad_headers_total), (5, 4));
+    assert_eq!((a.sent, a.totals().transmit.bad_headers), (5, 4));
     let got = b.got();
     assert_eq!(got.len(), 1);
     assert_eq!(got[0].header, header(1, 0, [0, 0, 34, 16]).with_buffers(1));

@@ -79,11 +79,11 @@ fn a_header_of_any_size_may_be_split_at_any_byte_in_either_direction() {
         }
         // Too short for a header and an address.
         for len in 0..size + 14 {
-            let before = a.totals().transmit_bad_lengths_total;
+            let before = a.totals().transmit.bad_lengths;
             let part = a.place(&vec![0; len.max(1)]);
             a.queue_chain(&[part], &[]);
             a.run();
-            assert_eq!(a.totals().transmit_bad_lengths_total, before + 1, "{len}");
+            assert_eq!(a.totals().transmit.bad_lengths, before + 1, "{len}");
         }
     }
 }
@@ -102,7 +102,7 @@ fn used_lengths_count_the_header_that_was_negotiated() {
         if features & net::MRG_RXBUF == 0 {
             b.post(&[size + 59]);
             a.send_all(&[frame(1, 2, 60)]);
-            assert_eq!(b.totals().receive_too_small_total, 1);
+            assert_eq!(b.totals().receive.too_small, 1);
         }
     }
 }
@@ -173,12 +173,12 @@ fn a_legacy_driver_gets_offloads_from_a_link_and_frames_for_which_it_has_no_room
     }
     guest.post(&[1000]);
     guest.run();
-    assert_eq!(guest.totals().receive_too_small_total, 2);
+    assert_eq!(guest.totals().receive.too_small, 2);
     lock(&wire).waiting.push_back(arrived);
     guest.recycle_all();
     guest.run();
     assert!(guest.buffers().is_empty());
-    assert_eq!(guest.totals().receive_too_small_total, 3);
+    assert_eq!(guest.totals().receive.too_small, 3);
     // The buffer that was too small for these is the next small frame's.
     let small = [Header::default().as_bytes(), &frame(9, 1, 60)].concat();
     lock(&wire).waiting.push_back(small);

@@ -59,7 +59,7 @@ fn frames_reach_the_guest_they_are_for_and_unknown_ones_all() {
     a.send_all(&[frame(1, 77, 65), frame(1, 1, 66)]);
     assert_eq!(frames(&mut c), [frame(1, 77, 65)]);
     assert!(frames(&mut b).is_empty());
-    assert_eq!(a.totals().transmit_nowhere_total, 1, "its own address");
+    assert_eq!(a.totals().transmit.nowhere, 1, "its own address");
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn a_flood_of_broadcasts_to_a_starved_guest_reaches_the_others() {
     broadcast[..6].fill(0xff);
     a.send_all(&vec![broadcast; 32]);
     assert_eq!(b.got().len(), 32);
-    assert_eq!(c.totals().receive_starved_total, 32);
+    assert_eq!(c.totals().receive.starved, 32);
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn a_sender_whose_memory_is_taken_away_hurts_only_itself() {
     assert!(a.memory.poisoned() && !b.memory.poisoned());
     let before = b.got().len();
     assert!(before <= 1, "zeros at most");
-    assert_eq!((a.sent, b.totals().receive_bad_chains_total), (1, 0));
+    assert_eq!((a.sent, b.totals().receive.bad_chains), (1, 0));
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn a_queue_that_is_taken_back_is_whole_and_frames_for_it_are_dropped() {
     assert_eq!(queue.in_flight(), 0);
     assert!(b.shelf.take().is_none());
     a.send_all(&[frame(1, 2, 60)]);
-    assert_eq!(b.totals().receive_link_down_total, 1);
+    assert_eq!(b.totals().receive.link_down, 1);
     b.shelf.put(queue);
     a.send_all(&[frame(1, 2, 60)]);
     assert_eq!(b.got().len(), 1);
@@ -281,8 +281,8 @@ fn two_guests_that_send_to_each_other_at_once_do_not_wait_for_each_other() {
     received_b += b.buffers().len();
     assert_eq!((a.sent, b.sent), (8 * rounds, 8 * rounds));
     assert!(received_a > 0 && received_b > 0);
-    let lost = a.totals().receive_starved_total + b.totals().receive_starved_total;
-    let arrived = a.totals().receive_frames_total + b.totals().receive_frames_total;
+    let lost = a.totals().receive.starved + b.totals().receive.starved;
+    let arrived = a.totals().receive.frames + b.totals().receive.frames;
     assert_eq!(
         lost + arrived,
         16 * rounds as u64,
@@ -334,12 +334,12 @@ fn pieces_of_a_frame_that_is_cut_arrive_as_far_as_there_are_buffers_and_the_rest
         for _ in 0..buffers {
             b.post(&[2048]);
         }
-        let before = b.totals().receive_starved_total;
+        let before = b.totals().receive.starved;
         a.queue_frame(&header, &large);
         a.run();
         let got = b.got();
         assert_eq!(got.len(), buffers);
         assert!(got.iter().all(|got| got.frame.len() == 54 + 1000));
-        assert_eq!(b.totals().receive_starved_total - before, lost);
+        assert_eq!(b.totals().receive.starved - before, lost);
     }
 }

@@ -32,7 +32,7 @@ fn frames_from_anothers_address_do_not_leave() {
     a.send_all(&[frame(1, 2, 60), frame(7, 2, 61), frame(1, 2, 62)]);
     let got: Vec<Vec<u8>> = b.got().into_iter().map(|got| got.frame).collect();
     assert_eq!(got, [frame(1, 2, 60), frame(1, 2, 62)]);
-    assert_eq!((a.sent, a.totals().transmit_spoofed_total), (3, 1));
+    assert_eq!((a.sent, a.totals().transmit.spoofed), (3, 1));
 }
 
 #[test]
@@ -63,8 +63,8 @@ fn frames_beyond_the_limits_are_dropped_in_either_direction() {
         let got = b.got().len();
         assert!((1..40).contains(&got), "{got} in far less than a second");
     }
-    assert!(a.totals().transmit_limited_total > 20);
-    assert!(b.totals().receive_limited_total > 20);
+    assert!(a.totals().transmit.limited > 20);
+    assert!(b.totals().receive.limited > 20);
 }
 
 #[test]

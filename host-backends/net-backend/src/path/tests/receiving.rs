@@ -69,7 +69,7 @@ fn row_15_a_frame_larger_than_its_only_buffer_is_dropped_and_the_buffer_stays() 
     b.post(&[100]);
     a.send_all(&[frame(1, 2, 89)]);
     assert!(b.buffers().is_empty());
-    assert_eq!(b.totals().receive_too_small_total, 1);
+    assert_eq!(b.totals().receive.too_small, 1);
     a.send_all(&[frame(1, 2, 88)]);
     assert_eq!(b.got()[0].frame, frame(1, 2, 88), "the same buffer, whole");
 }
@@ -82,7 +82,7 @@ fn frames_of_a_neighbour_beyond_the_mtu_are_dropped() {
     b.post(&[2000]);
     a.send_all(&[frame(1, 2, most + 1)]);
     assert!(b.buffers().is_empty());
-    assert_eq!(b.totals().receive_too_long_total, 1);
+    assert_eq!(b.totals().receive.too_long, 1);
     a.send_all(&[frame(1, 2, most)]);
     assert!(b.got()[0].frame == frame(1, 2, most));
 }
@@ -120,7 +120,7 @@ fn too_few_buffers_for_a_frame_are_left_for_the_next() {
         }
         a.send_all(&[frame(1, 2, 300)]);
         assert!(b.buffers().is_empty(), "none is used in part");
-        assert_eq!(b.totals().receive_starved_total, 1);
+        assert_eq!(b.totals().receive.starved, 1);
         b.post(&[100]);
         a.send_all(&[frame(1, 2, 300)]);
         let got = b.got();
@@ -141,7 +141,7 @@ fn buffers_too_small_for_any_frame_come_back_empty_and_the_next_is_used() {
     assert_eq!(buffers.len(), 5);
     assert!(buffers[..4].iter().all(Vec::is_empty));
     assert_eq!(buffers[4][12..], frame(1, 2, 64));
-    assert_eq!(b.totals().receive_bad_chains_total, 4);
+    assert_eq!(b.totals().receive.bad_chains, 4);
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn a_frame_is_not_spread_over_any_number_of_tiny_buffers() {
     }
     let steps = looks_for(&mut a, MAX_PARTS);
     assert!(steps <= MAX_PARTS + 64, "{steps}");
-    assert_eq!(b.totals().receive_too_small_total, 1);
+    assert_eq!(b.totals().receive.too_small, 1);
     assert!(b.buffers().is_empty());
     looks_for(&mut a, MAX_PARTS - 12);
     assert_eq!(b.buffers().concat()[12..], frame(1, 2, MAX_PARTS - 12));
@@ -250,8 +250,8 @@ fn row_32_buffers_that_are_no_memory_cost_a_frame_and_nothing_else() {
             buffers.iter().filter(|buffer| buffer.is_empty()).count(),
             bad
         );
-        assert_eq!(b.totals().receive_bad_chains_total, bad as u64);
-        assert_eq!(b.totals().receive_frames_total, bad as u64);
+        assert_eq!(b.totals().receive.bad_chains, bad as u64);
+        assert_eq!(b.totals().receive.frames, bad as u64);
     }
 }
 
@@ -265,7 +265,7 @@ fn row_25_a_flood_while_the_receiver_starves_is_dropped_and_it_recovers() {
         a.run();
         a.recycle();
     }
-    assert_eq!((a.sent, b.totals().receive_starved_total), (1000, 1000));
+    assert_eq!((a.sent, b.totals().receive.starved), (1000, 1000));
     for _ in 0..64 {
         b.post(&[256]);
     }
@@ -273,7 +273,7 @@ fn row_25_a_flood_while_the_receiver_starves_is_dropped_and_it_recovers() {
     a.send_all(&frames);
     let got: Vec<Vec<u8>> = b.got().into_iter().map(|got| got.frame).collect();
     assert!(got == frames);
-    assert_eq!(b.totals().receive_starved_total, 1000);
+    assert_eq!(b.totals().receive.starved, 1000);
 }
 
 #[test]
@@ -285,7 +285,7 @@ fn a_starved_receiver_is_waited_for_once() {
         a.recycle();
     }
     let spent = start.elapsed();
-    assert_eq!(b.totals().receive_starved_total, 200);
+    assert_eq!(b.totals().receive.starved, 200);
     assert!(spent < std::time::Duration::from_millis(500), "{spent:?}");
 }
 
@@ -301,10 +301,10 @@ fn frames_that_the_driver_does_not_want_use_no_buffer() {
     broadcast[..6].fill(0xff);
     a.send_all(&[broadcast, frame(1, 9, 60)]);
     assert!(b.buffers().is_empty());
-    assert_eq!(b.totals().receive_filtered_total, 2);
+    assert_eq!(b.totals().receive.filtered, 2);
     b.port.update(|state| state.link_up = false);
     a.send_all(&[frame(1, 2, 60)]);
-    assert_eq!(b.totals().receive_link_down_total, 1);
+    assert_eq!(b.totals().receive.link_down, 1);
     b.port.update(|state| state.link_up = true);
     a.send_all(&[frame(1, 2, 60)]);
     assert_eq!(b.got().len(), 1);

@@ -106,7 +106,7 @@ fn row_37_a_chain_shorter_than_header_and_frame_is_dropped() {
         a.queue_chain(&[part], &[]);
         a.run();
     }
-    assert_eq!((a.sent, a.totals().transmit_bad_lengths_total), (25, 25));
+    assert_eq!((a.sent, a.totals().transmit.bad_lengths), (25, 25));
     a.send_all(&[frame(1, 2, 14)]);
     assert_eq!(b.got().len(), 1, "the queue goes on");
 }
@@ -165,7 +165,7 @@ fn row_32_addresses_that_are_no_memory_cost_their_frame_and_nothing_else() {
     let got = b.got();
     assert_eq!(got.len(), bad);
     assert!(got.iter().all(|got| got.frame == sent));
-    let lost = a.totals().transmit_bad_chains_total + b.totals().receive_bad_sources_total;
+    let lost = a.totals().transmit.bad_chains + b.totals().receive.bad_sources;
     assert_eq!(lost, bad as u64 + 1);
 }
 
@@ -178,7 +178,7 @@ fn a_chain_with_parts_to_write_to_is_dropped_and_not_written_to() {
     a.queue_chain(&[readable], &[writable]);
     a.queue_chain(&[], &[writable]);
     a.run();
-    assert_eq!((a.sent, a.totals().transmit_bad_chains_total), (2, 2));
+    assert_eq!((a.sent, a.totals().transmit.bad_chains), (2, 2));
     assert!(b.got().is_empty());
     a.send_all(&[frame(1, 2, 64)]);
     assert_eq!(b.got().len(), 1);
@@ -206,7 +206,7 @@ fn frames_of_every_size_arrive_as_they_were_sent() {
     }
     let too_long = frame(1, 2, 65_558);
     a.send_all(&[too_long]);
-    assert_eq!(a.totals().transmit_bad_lengths_total, 1);
+    assert_eq!(a.totals().transmit.bad_lengths, 1);
 }
 
 #[test]

@@ -117,7 +117,7 @@ fn a_guest_cannot_draw_away_what_is_for_a_gateway_behind_the_uplink() {
     let said = net.complaint(1).expect("it is told and shown");
     assert!(said.contains("02:00:00:00:00:63"), "{said}");
     assert!(said.contains("uplink"), "{said}");
-    assert_eq!(net.guests[0].totals().transmit_frames_total, 3);
+    assert_eq!(net.guests[0].totals().transmit.frames, 3);
     // Nor by the command that sets its address.
     assert!(!net.guests[0].port.hold_address(MacAddress(mac(GATEWAY))));
     assert_eq!(net.send(2, 2, GATEWAY), [0]);

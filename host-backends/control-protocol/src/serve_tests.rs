@@ -1,15 +1,16 @@
 //! The serving end against clients good and bad.
 
 use super::*;
+use serde_json::json;
 
 struct Echo;
 
 impl Answers for Echo {
-    fn answer(&self, line: &str) -> Answer {
-        match line {
-            "fail" => Answer::Error("no".to_owned()),
-            "text" => Answer::Text("one\ntwo\n".to_owned()),
-            "end" => Answer::Last(json!("ending"), Box::new(|| {})),
+    fn answer(&self, command: Command) -> Answer {
+        match command {
+            Command::Metrics => Answer::Error("no".to_owned()),
+            Command::Prometheus => Answer::Text("one\ntwo\n".to_owned()),
+            Command::Stop => Answer::Last(json!("ending"), Box::new(|| {})),
             other => Answer::Value(json!(other)),
         }
     }
@@ -29,15 +30,18 @@ fn ask(lines: &str) -> String {
 #[test]
 fn each_line_gets_its_answer_and_an_error_ends_nothing() {
     assert_eq!(
-        ask("a\n\nfail\n b \n"),
-        "{\"ok\":\"a\"}\n{\"error\":\"no\"}\n{\"ok\":\"b\"}\n"
+        ask("status\n\nmetrics\n reset \n"),
+        "{\"ok\":{\"command\":\"status\"}}\n{\"error\":\"no\"}\n{\"ok\":{\"command\":\"reset\"}}\n"
     );
+    let answers = ask("dance\n{\nstatus\n");
+    assert_eq!(answers.matches("{\"error\":").count(), 2, "{answers}");
+    assert!(answers.ends_with("{\"ok\":{\"command\":\"status\"}}\n"));
 }
 
 #[test]
 fn a_text_and_a_last_answer_end_the_conversation() {
-    assert_eq!(ask("text\na\n"), "one\ntwo\n");
-    assert_eq!(ask("end\na\n"), "{\"ok\":\"ending\"}\n");
+    assert_eq!(ask("prometheus\nstatus\n"), "one\ntwo\n");
+    assert_eq!(ask("stop\nstatus\n"), "{\"ok\":\"ending\"}\n");
 }
 
 #[test]
@@ -55,7 +59,7 @@ fn invalid_utf8_harms_nobody() {
     (&client).write_all(b"\xff\xfe\n").unwrap();
     let mut answer = String::new();
     BufReader::new(&client).read_line(&mut answer).unwrap();
-    assert!(answer.contains("ok"));
+    assert!(answer.contains("Unknown command"), "{answer}");
     drop(client);
     let _ = thread.join().unwrap();
 }

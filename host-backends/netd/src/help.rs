@@ -1,12 +1,18 @@
-//! The command line: one network device by flags, or many by a config file.
+//! What people are told of the daemon by `--help`.
 
-use std::path::PathBuf;
+use daemon_shell::Program;
 
-use clap::Parser;
-use daemon_shell::ProcessSpec;
-use daemon_shell::ServiceSpec;
-use daemon_shell::SocketSpec;
-use net_backend::NetSpec;
+/// What the daemon is called and what is told of it.
+pub const PROGRAM: Program = Program {
+    name: "paravane-netd",
+    about: "Serves networks to virtual machines over vhost-user",
+    details: "A device's frames go to passt, a TAP interface, a switch inside this process, a packet socket, or nowhere. \
+              Every flag is a key of the config file too.",
+    examples: EXAMPLES,
+    kind: "net",
+    features: &[],
+    description: "Paravane vhost-user network daemon",
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -54,34 +60,3 @@ Examples:
     echo 'set a link=down' | socat - UNIX:/run/paravane/net-control.sock
     echo 'set a rate-packets=100000 capture=on' | socat - UNIX:/run/paravane/net-control.sock
     echo status | socat - UNIX:/run/paravane/net-control.sock";
-
-/// Serves networks to virtual machines over vhost-user.
-///
-/// A device's frames go to passt, a TAP interface, a switch inside this process, a packet socket, or nowhere.
-/// Every flag is a key of the config file too.
-#[derive(Debug, Parser)]
-#[command(name = "paravane-netd", version, max_term_width = 110)]
-#[command(after_long_help = format!("{EXAMPLES}\n\n{}", daemon_shell::exit::HELP))]
-#[command(after_help = "See --help for examples and exit codes.")]
-pub struct Cli {
-    /// Serve the devices of this TOML file.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["net", "socket", "service"])]
-    pub config: Option<PathBuf>,
-    #[command(flatten)]
-    pub socket: SocketSpec,
-    #[command(flatten)]
-    pub net: NetSpec,
-    #[command(flatten)]
-    pub service: ServiceSpec,
-    #[command(flatten)]
-    pub process: ProcessSpec,
-    /// Print what this daemon can do, as vhost-user.json prescribes, and end.
-    #[arg(long, exclusive = true)]
-    pub print_capabilities: bool,
-    /// Print the descriptor for /usr/share/qemu/vhost-user/50-paravane-netd.json, and end.
-    #[arg(long, exclusive = true)]
-    pub print_descriptor: bool,
-    /// Write the manual page into this folder, and end.
-    #[arg(long, value_name = "FOLDER", exclusive = true, hide = true)]
-    pub man_pages: Option<PathBuf>,
-}

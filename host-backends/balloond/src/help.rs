@@ -1,14 +1,21 @@
-//! The command line: one balloon by flags, or many by a config file.
+//! What people are told of the daemon by `--help`.
 
-use std::path::PathBuf;
+use daemon_shell::Program;
 
-use balloon_backend::BalloonSpec;
-use clap::Parser;
-use daemon_shell::ProcessSpec;
-use daemon_shell::ServiceSpec;
-use daemon_shell::SocketSpec;
-
-use crate::pool::PoolSpec;
+/// What the daemon is called and what is told of it.
+pub const PROGRAM: Program = Program {
+    name: "paravane-balloond",
+    about: "Serves balloons to virtual machines over vhost-user, and moves memory between them",
+    details: "Pages that a guest puts into its balloon, or reports free, go back to the host at once. With policy auto the \
+              pool moves targets between floor and ceiling: it watches the guests' statistics and the host's memory, takes \
+              from those with memory to spare, and gives back at once to a guest that swaps, kills processes, runs low or \
+              falls silent. Every flag is a key of the config file too; those of the pool stand in its table `pool`, \
+              without the word.",
+    examples: EXAMPLES,
+    kind: "balloon",
+    features: &[],
+    description: "Paravane vhost-user balloon daemon",
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -40,7 +47,7 @@ Examples:
       socket-path = \"/run/paravane/web-balloon.sock\"
       floor = \"1G\"                # never less
       ceiling = \"8G\"              # never more
-      state-file = \"/run/paravane/web-balloon.state\"   # targets survive a restart of the daemon
+      state-file = \"/run/paravane/web-balloon.state\"   # what is set survives a restart
       weight = 200                # twice the share of others when memory is short
       [[device]]
       name = \"batch\"
@@ -55,38 +62,3 @@ Examples:
   Before memory is pinned or copied by somebody else, and after:
     echo 'set web inhibit=on'  | socat - UNIX:/run/paravane/balloon-control.sock
     echo 'set web inhibit=off' | socat - UNIX:/run/paravane/balloon-control.sock";
-
-/// Serves balloons to virtual machines over vhost-user, and moves memory between them.
-///
-/// Pages that a guest puts into its balloon, or reports free, go back to the host at once. With policy auto the pool
-/// moves targets between floor and ceiling: it watches the guests' statistics and the host's memory, takes from those
-/// with memory to spare, and gives back at once to a guest that swaps, kills processes, runs low or falls silent. Every
-/// flag is a key of the config file too; those of the pool stand in its table `pool`, without the word.
-#[derive(Debug, Parser)]
-#[command(name = "paravane-balloond", version, max_term_width = 110)]
-#[command(after_long_help = format!("{EXAMPLES}\n\n{}", daemon_shell::exit::HELP))]
-#[command(after_help = "See --help for examples and exit codes.")]
-pub struct Cli {
-    /// Serve the balloons of this TOML file.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["balloon", "socket", "service"])]
-    pub config: Option<PathBuf>,
-    #[command(flatten)]
-    pub socket: SocketSpec,
-    #[command(flatten)]
-    pub balloon: BalloonSpec,
-    #[command(flatten)]
-    pub pool: PoolSpec,
-    #[command(flatten)]
-    pub service: ServiceSpec,
-    #[command(flatten)]
-    pub process: ProcessSpec,
-    /// Print what this daemon can do, as vhost-user.json prescribes, and end.
-    #[arg(long, exclusive = true)]
-    pub print_capabilities: bool,
-    /// Print the descriptor for /usr/share/qemu/vhost-user/50-paravane-balloond.json, and end.
-    #[arg(long, exclusive = true)]
-    pub print_descriptor: bool,
-    /// Write the manual page into this folder, and end.
-    #[arg(long, value_name = "FOLDER", exclusive = true, hide = true)]
-    pub man_pages: Option<PathBuf>,
-}

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::Command;
 use crate::Error;
+use crate::Response;
 
 /// Longest answer, in bytes.
 const MAX_ANSWER: u64 = 16 << 20;
@@ -27,16 +29,16 @@ pub enum Reply {
     Text(String),
 }
 
-/// Sends `line` to the control socket `path` and waits for the answer, `patience` at each step.
+/// Sends `command` to the control socket `path` and waits for the answer, `patience` at each step.
 ///
 /// # Errors
 /// Nobody answers, or not in this protocol.
-pub fn ask(path: &Path, line: &str, patience: Duration) -> Result<Reply, Error> {
+pub fn ask(path: &Path, command: &Command, patience: Duration) -> Result<Reply, Error> {
     let mut stream = UnixStream::connect(path).map_err(|source| Error::Connect {
         path: path.to_owned(),
         source,
     })?;
-    let answer = talk(&mut stream, line, patience).map_err(|source| Error::Talk {
+    let answer = talk(&mut stream, command, patience).map_err(|source| Error::Talk {
         path: path.to_owned(),
         source,
     })?;
@@ -45,7 +47,8 @@ pub fn ask(path: &Path, line: &str, patience: Duration) -> Result<Reply, Error> 
     })
 }
 
-fn talk(stream: &mut UnixStream, line: &str, patience: Duration) -> std::io::Result<String> {
+fn talk(stream: &mut UnixStream, command: &Command, patience: Duration) -> std::io::Result<String> {
+    let line = serde_json::to_string(command)?;
     stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(patience))?;
     writeln!(stream, "{line}")?;
@@ -62,14 +65,10 @@ fn understand(answer: String) -> Option<Reply> {
     if !answer.starts_with('{') {
         return Some(Reply::Text(answer));
     }
-    let Ok(Value::Object(mut answer)) = serde_json::from_str(answer.lines().next()?) else {
-        return None;
-    };
-    if let Some(value) = answer.remove("ok") {
-        return Some(Reply::Value(value));
+    match serde_json::from_str(answer.lines().next()?).ok()? {
+        Response::Ok(value) => Some(Reply::Value(value)),
+        Response::Error(error) => Some(Reply::Error(error)),
     }
-    let error = answer.remove("error")?;
-    Some(Reply::Error(error.as_str()?.to_owned()))
 }
 
 #[cfg(test)]
@@ -99,7 +98,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("stale");
         drop(crate::bind_private(&path).unwrap());
-        let error = ask(&path, "status", Duration::from_secs(1)).unwrap_err();
+        let error = ask(&path, &Command::Status, Duration::from_secs(1)).unwrap_err();
         assert!(matches!(error, Error::Connect { .. }));
         assert!(error.to_string().contains("stale"));
     }
@@ -109,7 +108,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("silent");
         let _listener = crate::bind_private(&path).unwrap();
-        let error = ask(&path, "status", Duration::from_millis(20)).unwrap_err();
+        let error = ask(&path, &Command::Status, Duration::from_millis(20)).unwrap_err();
         assert!(matches!(error, Error::Talk { .. }));
     }
 }

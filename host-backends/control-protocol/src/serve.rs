@@ -15,9 +15,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::Value;
-use serde_json::json;
 
+use crate::Command;
 use crate::Error;
+use crate::Response;
 
 /// Longest line, in bytes.
 const MAX_LINE: u64 = 4096;
@@ -53,8 +54,8 @@ impl From<Result<Value, String>> for Answer {
 
 /// Answers requests, from any thread.
 pub trait Answers: Send + Sync {
-    /// What `line` comes to.
-    fn answer(&self, line: &str) -> Answer;
+    /// What `command` comes to.
+    fn answer(&self, command: Command) -> Answer;
 }
 
 /// Serves `listener` in a thread of its own until the process ends.
@@ -90,11 +91,8 @@ fn admit(mut stream: UnixStream, answers: &Arc<dyn Answers>, clients: &Arc<Atomi
     let _ = stream.set_write_timeout(Some(PATIENCE));
     if clients.fetch_add(1, Ordering::AcqRel) >= MAX_CLIENTS {
         clients.fetch_sub(1, Ordering::AcqRel);
-        let _ = writeln!(
-            stream,
-            "{}",
-            json!({"error": "Too many clients: close one"})
-        );
+        let full = Response::Error("Too many clients: close one".to_owned());
+        let _ = write_line(&mut stream, &full);
         return;
     }
     let (answers, place) = (Arc::clone(answers), Place(Arc::clone(clients)));
@@ -130,7 +128,8 @@ fn converse(stream: &UnixStream, answers: &dyn Answers) -> std::io::Result<()> {
             return Ok(());
         }
         if read as u64 > MAX_LINE {
-            writeln!(writer, "{}", json!({"error": "The line is too long"}))?;
+            let long = Response::Error("The line is too long".to_owned());
+            write_line(&mut writer, &long)?;
             // Unread bytes would turn our answer into a reset connection.
             std::io::copy(&mut reader.take(MAX_REST), &mut std::io::sink())?;
             return Ok(());
@@ -140,18 +139,26 @@ fn converse(stream: &UnixStream, answers: &dyn Answers) -> std::io::Result<()> {
         if text.is_empty() {
             continue;
         }
-        match answers.answer(text) {
-            Answer::Value(value) => writeln!(writer, "{}", json!({ "ok": value }))?,
-            Answer::Error(error) => writeln!(writer, "{}", json!({ "error": error }))?,
+        let answer = match Command::parse(text) {
+            Ok(command) => answers.answer(command),
+            Err(error) => Answer::Error(error),
+        };
+        match answer {
+            Answer::Value(value) => write_line(&mut writer, &Response::Ok(value))?,
+            Answer::Error(error) => write_line(&mut writer, &Response::Error(error))?,
             Answer::Text(text) => return writer.write_all(text.as_bytes()),
             Answer::Last(value, act) => {
                 // The answer goes out while there still is a process.
-                let told = writeln!(writer, "{}", json!({ "ok": value }));
+                let told = write_line(&mut writer, &Response::Ok(value));
                 act();
                 return told;
             }
         }
     }
+}
+
+fn write_line(writer: &mut impl Write, response: &Response) -> std::io::Result<()> {
+    writeln!(writer, "{}", serde_json::to_string(response)?)
 }
 
 #[cfg(test)]
