@@ -1,3 +1,5 @@
+//! The poller: how long it lasts, and when it ends.
+
 use super::*;
 
 const SHORT: Duration = Duration::from_micros(20);
