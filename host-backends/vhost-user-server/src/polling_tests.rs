@@ -1,5 +1,3 @@
-//! Waits of many lengths, on a clock of their own.
-
 //! The poller: how long it lasts, and when it ends.
 
 use super::*;
