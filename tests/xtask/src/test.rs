@@ -109,25 +109,44 @@ impl Args {
 fn one(args: &Args, runner: Runner, deny: &mut Option<Meanwhile>) -> anyhow::Result<Totals> {
     match runner {
         Runner::Unit => unit(args),
-        Runner::Loom => {
-            let mut command = shell::cargo(&["test", "-p", "virtqueue", "--lib", "--release"]);
-            command.env("RUSTFLAGS", "--cfg loom");
-            // Another target folder: the flag would rebuild the world twice.
-            command.env("CARGO_TARGET_DIR", vm::paths::target().join("loom"));
-            command.args(["--locked", "--", "loom"]);
-            let mut totals = cargo_test(args, "loom", &mut command)?;
-            if totals.is_empty() && args.filter.is_none() {
-                totals = Totals::not_run("loom", "no model in virtqueue is named loom");
-            }
-            Ok(totals)
-        }
+        Runner::Loom => loom(args),
         Runner::Vm => {
-            let options = ["test", "-p", "vm", "--no-fail-fast", "--locked"];
-            cargo_test(args, "vm", &mut shell::cargo(&options))
+            let mut command = shell::cargo(&["test", "-p", "vm", "--no-fail-fast", "--locked"]);
+            cargo_test(args, "vm", command.arg("--").args(&args.filter))
         }
         Runner::Fuzz => fuzz::short_run(args.no_install, args.filter.as_deref()),
         Runner::Check => check::as_tests(args.no_install, deny.take()),
     }
+}
+
+/// The models of virtqueue, and of those the ones that the filter names.
+fn loom(args: &Args) -> anyhow::Result<Totals> {
+    let models = || {
+        let mut command = shell::cargo(&["test", "-p", "virtqueue", "--lib", "--release"]);
+        command.env("RUSTFLAGS", "--cfg loom");
+        // Another target folder: the flag would rebuild the world twice.
+        command.env("CARGO_TARGET_DIR", vm::paths::target().join("loom"));
+        command.args(["--locked", "--"]);
+        command
+    };
+    let Some(filter) = &args.filter else {
+        let totals = cargo_test(args, "loom", models().arg("loom"))?;
+        let none = totals.is_empty();
+        return Ok(if none {
+            Totals::not_run("loom", "no model in virtqueue is named loom")
+        } else {
+            totals
+        });
+    };
+    // libtest runs what any of several words names, and here both must.
+    let list = models().args(["loom", "--list"]).output()?;
+    let list = String::from_utf8_lossy(&list.stdout);
+    let names = list.lines().filter_map(|line| line.strip_suffix(": test"));
+    let names: Vec<&str> = names.filter(|name| name.contains(filter)).collect();
+    if names.is_empty() {
+        return Ok(Totals::of("loom"));
+    }
+    cargo_test(args, "loom", models().arg("--exact").args(names))
 }
 
 /// All that libtest runs but tests/vm; documentation tests apart, for rustdoc does not take the same words.
@@ -146,17 +165,16 @@ fn unit(args: &Args) -> anyhow::Result<Totals> {
     command.args(["--tests", "--config", runner]);
     // What a passing test says is shown: that it skipped itself, maybe.
     let words = ["--", "--show-output", "-Zunstable-options", "--report-time"];
-    let mut totals = cargo_test(args, "unit", command.args(words))?;
+    command.args(words).args(&args.filter);
+    let mut totals = cargo_test(args, "unit", &mut command)?;
     let mut documented = shell::cargo(&options);
-    let documented = cargo_test(args, "unit", documented.args(["--doc", "--"]))?;
+    documented.args(["--doc", "--"]).args(&args.filter);
+    let documented = cargo_test(args, "unit", &mut documented)?;
     totals.add(documented);
     Ok(totals)
 }
 
 fn cargo_test(args: &Args, name: &str, command: &mut Command) -> anyhow::Result<Totals> {
-    if let Some(filter) = &args.filter {
-        command.args((name == "vm").then_some("--")).arg(filter);
-    }
     if args.long {
         command.env(LONG_WRITES.0, LONG_WRITES.1);
         command.env("PARAVANE_LONG", "1");

@@ -1,4 +1,4 @@
-//! Whole machines. Tests run one after another by default: each wants the whole computer.
+//! Whole machines. Two run at a time by default: a guest without hardware help has use for one processor, and waits much.
 //!
 //! One rule: a test that cannot run here is shown as ignored with its reason, decided at run time.
 
@@ -14,6 +14,9 @@ mod probe_net;
 use libtest_mimic::Arguments;
 
 type Test = fn() -> anyhow::Result<()>;
+
+/// Machines at a time.
+const AT_ONCE: usize = 2;
 
 const TESTS: &[(&str, Test)] = &[
     (
@@ -139,7 +142,8 @@ const TESTS: &[(&str, Test)] = &[
 fn main() {
     let mut arguments = Arguments::from_args();
     if arguments.test_threads.is_none() {
-        arguments.test_threads = Some(1);
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        arguments.test_threads = Some(processors.min(AT_ONCE));
     }
     let trials = TESTS.iter().map(|(name, test)| vm::trial(name, test));
     libtest_mimic::run(&arguments, trials.collect()).exit();
