@@ -11,6 +11,7 @@ use crate::Mapping;
 use crate::RegionSpec;
 use crate::backing::Backing;
 use crate::sigbus;
+use crate::volatile;
 use std::marker::PhantomData;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
@@ -53,9 +54,8 @@ impl HostSlice<'_> {
     #[inline]
     pub fn read(self, out: &mut [u8]) {
         let len = self.len.min(out.len());
-        // SAFETY: both have `len` bytes; `out` is ours alone and no guest memory. The guest may write meanwhile; any
-        // mixture of bytes is a valid u8 sequence.
-        unsafe { std::ptr::copy_nonoverlapping(self.ptr.as_ptr(), out.as_mut_ptr(), len) };
+        // SAFETY: both have `len` bytes; `out` is ours alone. Any mixture of bytes is a valid u8 sequence.
+        unsafe { volatile::copy(self.ptr.as_ptr(), out.as_mut_ptr(), len) };
     }
 
     /// Copies as many bytes of `data` as both have.
@@ -63,7 +63,7 @@ impl HostSlice<'_> {
     pub fn write(self, data: &[u8]) {
         let len = self.len.min(data.len());
         // SAFETY: as in `read`, the other way round.
-        unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), self.ptr.as_ptr(), len) };
+        unsafe { volatile::copy(data.as_ptr(), self.ptr.as_ptr(), len) };
     }
 
     /// Copies as many bytes as both have; returns what did not fit.
@@ -72,7 +72,7 @@ impl HostSlice<'_> {
         let len = self.len.min(to.len);
         // SAFETY: both spans are mapped and have `len` bytes. They may overlap, for two devices may be given the same
         // memory; any mixture of bytes is as good as another.
-        unsafe { std::ptr::copy(self.ptr.as_ptr(), to.ptr.as_ptr(), len) };
+        unsafe { volatile::copy(self.ptr.as_ptr(), to.ptr.as_ptr(), len) };
         // SAFETY: at most one past the end of the span.
         let ptr = unsafe { self.ptr.add(len) };
         Self {
@@ -366,11 +366,7 @@ impl GuestMemory {
         let Some(slice) = self.host_slice(addr, out.len()) else {
             return self.read_spans(addr, out);
         };
-        // SAFETY: the span is mapped, the target is ours and of the same length; they cannot overlap. The guest may
-        // write meanwhile; any mixture of bytes is a valid u8 sequence.
-        unsafe {
-            std::ptr::copy_nonoverlapping(slice.ptr.as_ptr(), out.as_mut_ptr(), out.len());
-        }
+        slice.read(out);
         Ok(())
     }
 
@@ -382,10 +378,7 @@ impl GuestMemory {
             let Some(target) = out.get_mut(done..done + slice.len()) else {
                 return;
             };
-            // SAFETY: as in `read`.
-            unsafe {
-                std::ptr::copy_nonoverlapping(slice.ptr.as_ptr(), target.as_mut_ptr(), slice.len);
-            };
+            slice.read(target);
             done += slice.len();
         })
     }
@@ -396,10 +389,7 @@ impl GuestMemory {
         let Some(slice) = self.host_slice(addr, data.len()) else {
             return self.write_spans(addr, data);
         };
-        // SAFETY: as in `read`, the other way round.
-        unsafe {
-            std::ptr::copy_nonoverlapping(data.as_ptr(), slice.ptr.as_ptr(), data.len());
-        }
+        slice.write(data);
         self.mark_dirty(addr, data.len() as u64);
         Ok(())
     }
@@ -413,10 +403,7 @@ impl GuestMemory {
             let Some(source) = data.get(done..done + slice.len()) else {
                 return;
             };
-            // SAFETY: as in `read`, the other way round.
-            unsafe {
-                std::ptr::copy_nonoverlapping(source.as_ptr(), slice.ptr.as_ptr(), slice.len);
-            };
+            slice.write(source);
             done += slice.len();
         })?;
         self.mark_dirty(addr, data.len() as u64);

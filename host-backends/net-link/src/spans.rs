@@ -4,6 +4,7 @@
 #![expect(unsafe_code, reason = "copies to and from guest memory")]
 
 use guest_memory::IoVecs;
+use guest_memory::volatile;
 
 /// Copies `parts`, one after the other, to the front of `into`, and what has no room there to `behind`; false, with
 /// nothing copied, when they do not fit.
@@ -27,7 +28,7 @@ pub(crate) fn write(into: &IoVecs, behind: &mut [u8], parts: &[&[u8]]) -> bool {
             }
             let (now, later) = rest.split_at(rest.len().min(room));
             // SAFETY: the span has `room` bytes left at `target`, and `now` is no longer; guest memory is not ours.
-            unsafe { std::ptr::copy_nonoverlapping(now.as_ptr(), target, now.len()) };
+            unsafe { volatile::copy(now.as_ptr(), target, now.len()) };
             target = target.wrapping_add(now.len());
             room -= now.len();
             rest = later;
@@ -51,7 +52,7 @@ pub(crate) fn append(span: &libc::iovec, out: &mut Vec<u8>) {
     let source = span.iov_base.cast::<u8>();
     // SAFETY: the span is mapped, the target has room for as many bytes and is ours. The guest may write meanwhile; any
     // mixture of bytes is a valid u8 sequence.
-    unsafe { std::ptr::copy_nonoverlapping(source, target, span.iov_len) };
+    unsafe { volatile::copy(source, target, span.iov_len) };
     // SAFETY: that many bytes behind the old end were written just now.
     unsafe { out.set_len(end + span.iov_len) };
 }

@@ -19,6 +19,7 @@ use std::sync::atomic::Ordering;
 
 use guest_memory::Access;
 use guest_memory::Mapping;
+use guest_memory::volatile;
 use nix::errno::Errno;
 use nix::fcntl::FallocateFlags;
 use nix::fcntl::fallocate;
@@ -309,7 +310,7 @@ impl MapEngine {
             };
             // SAFETY: `at` vouches for `len` mapped bytes of the image from its start, the caller for the buffer; they are
             // different mappings. Both may change meanwhile: the bytes are the guest's, nothing here depends on them.
-            unsafe { std::ptr::copy_nonoverlapping(from, to, buffer.iov_len) };
+            unsafe { volatile::copy(from, to, buffer.iov_len) };
             image = image.wrapping_add(buffer.iov_len);
         }
         if self.view.poisoned() {

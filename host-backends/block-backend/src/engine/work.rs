@@ -8,6 +8,7 @@
 )]
 
 use guest_memory::IoVecs;
+use guest_memory::volatile;
 use nix::errno::Errno;
 
 use crate::engine::Step;
@@ -389,7 +390,7 @@ fn copy_out(buffers: &[libc::iovec], mut to: &mut [u8]) {
         // SAFETY: the buffer is mapped guest memory by the contract of the step in hand, and as long as `now`; no Rust
         // object lives there, so it cannot overlap `now`.
         unsafe {
-            std::ptr::copy_nonoverlapping(
+            volatile::copy(
                 buffer.iov_base.cast::<u8>().cast_const(),
                 now.as_mut_ptr(),
                 now.len(),
@@ -408,7 +409,7 @@ fn copy_in(mut from: &[u8], buffers: &[libc::iovec]) {
         let (now, later) = from.split_at(buffer.iov_len.min(from.len()));
         // SAFETY: the buffer is mapped guest memory by the contract of the step in hand, and as long as `now`; no Rust
         // object lives there, so it cannot overlap `now`.
-        unsafe { std::ptr::copy_nonoverlapping(now.as_ptr(), buffer.iov_base.cast(), now.len()) };
+        unsafe { volatile::copy(now.as_ptr(), buffer.iov_base.cast(), now.len()) };
         from = later;
         if from.is_empty() {
             return;
@@ -421,6 +422,6 @@ fn fill(buffers: &[libc::iovec]) {
     for buffer in buffers {
         // SAFETY: the buffer is mapped guest memory by the contract of the step that just ended; no Rust object lives
         // there.
-        unsafe { std::ptr::write_bytes(buffer.iov_base.cast::<u8>(), 0, buffer.iov_len) };
+        unsafe { volatile::zero(buffer.iov_base.cast(), buffer.iov_len) };
     }
 }
