@@ -3,6 +3,8 @@
 //! One rule: indices are free-running and wrap; nowhere else does `<` or `>` meet one. The tests
 //! prove each function against its definition over the whole range.
 
+use virtio_spec::ring::descriptor_flags;
+
 /// How far `to` is ahead of `from`, both free-running 16-bit indices (virtio 1.4 sec. 2.7.6).
 #[inline]
 pub const fn distance(from: u16, to: u16) -> u16 {
@@ -51,6 +53,16 @@ impl PackedPosition {
     };
 
     const WRAP_BIT: u16 = 1 << 15;
+
+    /// The position at `slot` with that wrap counter, in a ring of `size` slots; `None` when the ring has no such slot.
+    #[inline]
+    pub const fn new(slot: u16, wrap: bool, size: u16) -> Option<Self> {
+        if slot < size {
+            Some(Self { slot, wrap })
+        } else {
+            None
+        }
+    }
 
     /// Slot in the ring, below the queue size.
     #[inline]
@@ -111,6 +123,19 @@ impl PackedPosition {
         } else {
             None
         }
+    }
+
+    /// Whether the flags of the descriptor at this position say that it waits for the device, in this lap (sec. 2.8.1).
+    /// If not, the device has used it, and the driver may even have made it available again in the next lap.
+    #[inline]
+    pub const fn is_available(self, flags: u16) -> bool {
+        let both = descriptor_flags::AVAIL | descriptor_flags::USED;
+        let available = if self.wrap {
+            descriptor_flags::AVAIL
+        } else {
+            descriptor_flags::USED
+        };
+        flags & both == available
     }
 
     /// As the event structure and the vring base hold it: slot, and wrap counter in bit 15.

@@ -200,3 +200,17 @@ fn any_packed_event_value_is_accepted() {
         }
     }
 }
+
+#[test]
+fn a_descriptor_is_available_by_its_two_flags_alone_in_the_lap_of_the_position() {
+    for wrap in [false, true] {
+        let position = PackedPosition::new(3, wrap, 8).unwrap();
+        assert_eq!((position.slot(), position.wrap()), (3, wrap));
+        for flags in 0..=u16::MAX {
+            let (avail, used) = (flags & 1 << 7 != 0, flags & 1 << 15 != 0);
+            let expected = avail == wrap && used != wrap;
+            assert_eq!(position.is_available(flags), expected, "{flags:#x} {wrap}");
+        }
+    }
+    assert_eq!(PackedPosition::new(8, true, 8), None);
+}

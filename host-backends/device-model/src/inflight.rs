@@ -8,12 +8,11 @@ use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use vhost_user_protocol::inflight::PackedRegion;
+use vhost_user_protocol::inflight::REGION_ALIGN;
+use vhost_user_protocol::inflight::SplitRegion;
+use vhost_user_protocol::inflight::VERSION_OFFSET;
 use virtqueue::Format;
-
-/// Regions start at multiples of this, as in libvhost-user.
-const REGION_ALIGN: u64 = 64;
-/// Value of the version field of an initialised region.
-pub(crate) const VERSION: u16 = 1;
 
 /// The whole area, mapped.
 #[derive(Debug, Clone)]
@@ -135,11 +134,10 @@ impl InflightRegion {
 }
 
 fn stride(queue_size: u16, format: Format) -> u64 {
-    let (header, entry) = match format {
-        Format::Split => (16, 16),
-        Format::Packed => (32, 32),
-    };
-    (header + u64::from(queue_size) * entry).next_multiple_of(REGION_ALIGN)
+    match format {
+        Format::Split => SplitRegion::bytes(queue_size),
+        Format::Packed => PackedRegion::bytes(queue_size),
+    }
 }
 
 /// One queue's region.
@@ -155,9 +153,9 @@ impl QueueRecord {
     /// Marks the record as uninitialised: nothing is in flight, and from now on the vring base that the front-end was
     /// told counts, not the record. For an orderly stop of the queue.
     pub fn forget(&self) {
-        // Both layouts have the version at the same place.
+        let version = self.at(VERSION_OFFSET);
         self.memory
-            .store_u16(self.at(8), 0, std::sync::atomic::Ordering::Release);
+            .store_u16(version, 0, std::sync::atomic::Ordering::Release);
     }
 
     /// Offset in the area of the field at `at` of this region; for a field outside it, one that every access ignores.

@@ -5,36 +5,35 @@
 
 use crate::Error;
 use crate::inflight::QueueRecord;
-use crate::inflight::VERSION;
+use std::mem::offset_of;
 use std::sync::atomic::Ordering;
+use vhost_user_protocol::inflight::PackedEntry;
+use vhost_user_protocol::inflight::PackedRegion;
+use vhost_user_protocol::inflight::PackedUsed;
+use vhost_user_protocol::inflight::VERSION;
 use virtio_spec::ring::PackedDescriptor;
-use virtio_spec::ring::descriptor_flags;
 use virtqueue::QueueState;
 use virtqueue::RingMemory;
 use virtqueue::Token;
 use virtqueue::index::PackedPosition;
 
-const VERSION_AT: usize = 8;
-const DESC_NUM: usize = 10;
-const FREE_HEAD: usize = 12;
-const OLD_FREE_HEAD: usize = 14;
-/// `used_idx` and `old_used_idx`, 16 bits each, then the wrap counters that belong to them, 8 bits each, and padding:
-/// one aligned word, so that no death separates a slot from its lap.
-const USED: usize = 16;
-const DESC: usize = 32;
-const ENTRY: usize = 32;
-const ENTRY_INFLIGHT: usize = 0;
-const ENTRY_NEXT: usize = 2;
-const ENTRY_LAST: usize = 4;
-const ENTRY_NUM: usize = 6;
-const ENTRY_COUNTER: usize = 8;
+const VERSION_AT: usize = offset_of!(PackedRegion, version);
+const DESC_NUM: usize = offset_of!(PackedRegion, desc_num);
+const FREE_HEAD: usize = offset_of!(PackedRegion, free_head);
+const OLD_FREE_HEAD: usize = offset_of!(PackedRegion, old_free_head);
+const USED: usize = offset_of!(PackedRegion, used);
+const ENTRY_INFLIGHT: usize = offset_of!(PackedEntry, inflight);
+const ENTRY_NEXT: usize = offset_of!(PackedEntry, next);
+const ENTRY_LAST: usize = offset_of!(PackedEntry, last);
+const ENTRY_NUM: usize = offset_of!(PackedEntry, num);
+const ENTRY_COUNTER: usize = offset_of!(PackedEntry, counter);
 /// `id`, `flags` and `len`: 16, 16 and 32 bits.
-const ENTRY_ID: usize = 16;
-const ENTRY_ADDR: usize = 24;
+const ENTRY_ID: usize = offset_of!(PackedEntry, id);
+const ENTRY_ADDR: usize = offset_of!(PackedEntry, addr);
 /// End of the free list.
 const NONE: u16 = 0xffff;
 /// Offset of `flags` in a ring descriptor.
-const RING_FLAGS: usize = 14;
+const RING_FLAGS: usize = offset_of!(PackedDescriptor, flags);
 
 /// Writes the record of a packed queue.
 #[derive(Debug)]
@@ -123,13 +122,7 @@ impl PackedRecorder {
             let flags = ring
                 .load_u16(at)
                 .ok_or(Error::Record("ring is too small"))?;
-            let mask = descriptor_flags::AVAIL | descriptor_flags::USED;
-            let available = if old.wrap() {
-                descriptor_flags::AVAIL
-            } else {
-                descriptor_flags::USED
-            };
-            flags & mask != available
+            !old.is_available(flags)
         };
         let (used, free_at) = if visible {
             (new, FREE_HEAD)
@@ -301,24 +294,26 @@ impl PackedRecorder {
 
     #[inline]
     fn store_used(&self) {
-        let [u0, u1] = self.used.slot().to_ne_bytes();
-        let [o0, o1] = self.old_used.slot().to_ne_bytes();
-        let [wrap, old_wrap] = [self.used, self.old_used].map(|at| u8::from(at.wrap()));
-        let word = [u0, u1, o0, o1, wrap, old_wrap, 0, 0];
-        self.store_u64(USED, u64::from_ne_bytes(word));
+        let used = PackedUsed {
+            used_idx: self.used.slot(),
+            old_used_idx: self.old_used.slot(),
+            used_wrap_counter: self.used.wrap().into(),
+            old_used_wrap_counter: self.old_used.wrap().into(),
+        };
+        self.store_u64(USED, used.to_word());
     }
 
     /// Where the ring stands by the record, and where it stood before the last batch.
     fn load_used(&self) -> Result<(PackedPosition, PackedPosition), Error> {
-        let [u0, u1, o0, o1, wrap, old_wrap, _, _] = self.load_u64(USED).to_ne_bytes();
-        let position = |slot: [u8; 2], wrap: u8| {
-            let slot = u16::from_ne_bytes(slot);
-            let encoded = slot | u16::from(wrap != 0) << 15;
-            PackedPosition::decode(encoded, self.size)
-                .filter(|_| slot < 0x8000)
+        let recorded = PackedUsed::from_word(self.load_u64(USED));
+        let position = |slot: u16, wrap: u8| {
+            PackedPosition::new(slot, wrap != 0, self.size)
                 .ok_or(Error::Record("used index is outside the ring"))
         };
-        Ok((position([u0, u1], wrap)?, position([o0, o1], old_wrap)?))
+        Ok((
+            position(recorded.used_idx, recorded.used_wrap_counter)?,
+            position(recorded.old_used_idx, recorded.old_used_wrap_counter)?,
+        ))
     }
 
     fn set_next(&mut self, at: u16, next: u16) {
@@ -380,5 +375,5 @@ fields! {
 /// Offset of an entry; the table's bounds are checked where links are read, and again by the shared area.
 #[inline]
 fn entry(index: u16) -> usize {
-    DESC + usize::from(index) * ENTRY
+    PackedRegion::entry(index)
 }

@@ -3,19 +3,20 @@
 
 use crate::Error;
 use crate::inflight::QueueRecord;
-use crate::inflight::VERSION;
+use std::mem::offset_of;
 use std::sync::atomic::Ordering;
+use vhost_user_protocol::inflight::SplitEntry;
+use vhost_user_protocol::inflight::SplitRegion;
+use vhost_user_protocol::inflight::VERSION;
 use virtqueue::index;
 
-const VERSION_AT: usize = 8;
-const DESC_NUM: usize = 10;
-const LAST_BATCH_HEAD: usize = 12;
-const USED_IDX: usize = 14;
-const DESC: usize = 16;
-const ENTRY: usize = 16;
-const ENTRY_INFLIGHT: usize = 0;
-const ENTRY_NEXT: usize = 6;
-const ENTRY_COUNTER: usize = 8;
+const VERSION_AT: usize = offset_of!(SplitRegion, version);
+const DESC_NUM: usize = offset_of!(SplitRegion, desc_num);
+const LAST_BATCH_HEAD: usize = offset_of!(SplitRegion, last_batch_head);
+const USED_IDX: usize = offset_of!(SplitRegion, used_idx);
+const ENTRY_INFLIGHT: usize = offset_of!(SplitEntry, inflight);
+const ENTRY_NEXT: usize = offset_of!(SplitEntry, next);
+const ENTRY_COUNTER: usize = offset_of!(SplitEntry, counter);
 
 /// Writes the record of a split queue.
 #[derive(Debug)]
@@ -175,5 +176,5 @@ impl SplitRecorder {
 /// Offset of an entry; a head of 16 bits cannot overflow it, and the shared area checks its bounds.
 #[inline]
 fn entry(head: u16) -> usize {
-    DESC + usize::from(head) * ENTRY
+    SplitRegion::entry(head)
 }

@@ -11,6 +11,7 @@ mod codes;
 mod error;
 pub mod feature;
 mod header;
+pub mod inflight;
 mod message;
 mod payload;
 mod reply;

@@ -1,9 +1,14 @@
 //! Where a queue goes on after its backend died. Rule: what the ring or the in-flight record says is checked against
 //! the queue size before it is believed, and a queue whose place is unknown is given up, never guessed.
 
+use std::mem::offset_of;
 use std::os::unix::fs::FileExt;
 
-use virtio_spec::ring::descriptor_flags;
+use vhost_user_protocol::inflight::PackedRegion;
+use vhost_user_protocol::inflight::PackedUsed;
+use virtio_spec::ring::PackedDescriptor;
+use virtio_spec::ring::used;
+use virtqueue::index::PackedPosition;
 
 use super::QueueSetup;
 use super::inflight::InflightArea;
@@ -11,17 +16,8 @@ use super::memory::Memory;
 use crate::Error;
 use crate::Result;
 
-/// Base of a packed ring that was never used: index 0 and wrap counter 1, for both halves.
-pub(crate) const PACKED_START: u32 = 0x8000_8000;
-
-/// Offsets in a packed queue's part of the in-flight record (the vhost-user document, "Inflight I/O tracking").
-mod record {
-    pub const VERSION: u64 = 8;
-    pub const USED_INDEX: u64 = 16;
-    pub const OLD_USED_INDEX: u64 = 18;
-    pub const USED_WRAP: u64 = 20;
-    pub const OLD_USED_WRAP: u64 = 21;
-}
+/// Base of a packed ring that was never used: both halves at the start.
+pub(crate) const PACKED_START: u32 = both(PackedPosition::START);
 
 /// Base from which the next backend is to serve the queue.
 ///
@@ -39,10 +35,9 @@ pub(crate) fn base(
             .and_then(|area| packed_base(memory, queue, area))
             .ok_or(Error::Unrecoverable(queue.index));
     }
-    // `struct virtq_used`: flags, then idx (virtio 1.4, 2.7.8).
     let index = queue
         .device
-        .checked_add(2)
+        .checked_add(used::IDX as u64)
         .and_then(|address| memory.read_u16(address));
     index
         .map(u32::from)
@@ -52,37 +47,35 @@ pub(crate) fn base(
 /// The used position of the record for both halves, or what the last backend was told if it recorded nothing.
 fn packed_base(memory: &Memory, queue: &QueueSetup, area: &InflightArea) -> Option<u32> {
     let start = area.queue_start(queue.index)?;
-    let field = |at: u64| {
-        let mut bytes = [0; 2];
-        area.file.read_exact_at(&mut bytes, start + at).ok()?;
-        Some(u16::from_le_bytes(bytes))
-    };
-    if field(record::VERSION)? == 0 {
+    let mut version = [0; 2];
+    let at = start.checked_add(offset_of!(PackedRegion, version) as u64)?;
+    area.file.read_exact_at(&mut version, at).ok()?;
+    if u16::from_ne_bytes(version) == 0 {
         return Some(queue.base.unwrap_or(PACKED_START));
     }
-    let position =
-        |slot: u16, wrap: u16| (slot < queue.size).then_some(slot | u16::from(wrap != 0) << 15);
-    // Two neighbouring bytes, read as one word.
-    const _: () = assert!(record::OLD_USED_WRAP == record::USED_WRAP + 1);
-    let wraps = field(record::USED_WRAP)?;
-    let used = position(field(record::USED_INDEX)?, wraps & 0xff)?;
-    let old = position(field(record::OLD_USED_INDEX)?, wraps >> 8)?;
+    let mut word = [0; size_of::<PackedUsed>()];
+    let at = start.checked_add(offset_of!(PackedRegion, used) as u64)?;
+    area.file.read_exact_at(&mut word, at).ok()?;
+    let recorded = PackedUsed::from_word(u64::from_ne_bytes(word));
+    let position = |slot, wrap: u8| PackedPosition::new(slot, wrap != 0, queue.size);
+    let used = position(recorded.used_idx, recorded.used_wrap_counter)?;
+    let old = position(recorded.old_used_idx, recorded.old_used_wrap_counter)?;
     // The batch that the crash interrupted counts if the ring shows it.
-    let committed = old != used && !is_available(memory, queue, old)?;
-    let position = u32::from(if committed { used } else { old });
-    Some(position | position << 16)
+    let committed = old != used && !old.is_available(flags_at(memory, queue, old)?);
+    Some(both(if committed { used } else { old }))
 }
 
-/// Whether the descriptor at `position` still waits for the device in that lap (virtio 1.4, 2.8.1). If not, the device
-/// has used it, and the driver may even have made it available again in the next lap.
-fn is_available(memory: &Memory, queue: &QueueSetup, position: u16) -> Option<bool> {
-    const FLAGS: u64 = 14;
-    let slot = u64::from(position & 0x7fff);
-    let address = queue.descriptors.checked_add(slot * 16 + FLAGS)?;
-    let flags = memory.read_u16(address)?;
-    let wrap = position & 1 << 15 != 0;
-    let marked = |flag: u16| flags & flag != 0;
-    Some(marked(descriptor_flags::AVAIL) == wrap && marked(descriptor_flags::USED) != wrap)
+/// The flags of the ring's descriptor at `position`.
+fn flags_at(memory: &Memory, queue: &QueueSetup, position: PackedPosition) -> Option<u16> {
+    let slot = usize::from(position.slot());
+    let offset = slot * size_of::<PackedDescriptor>() + offset_of!(PackedDescriptor, flags);
+    memory.read_u16(queue.descriptors.checked_add(offset as u64)?)
+}
+
+/// The vring base of a packed ring that stands at `position` with nothing in flight.
+const fn both(position: PackedPosition) -> u32 {
+    let half = position.encode() as u32;
+    half | half << 16
 }
 
 #[cfg(test)]

@@ -63,11 +63,21 @@ fn fixture() -> Fixture {
 impl Fixture {
     fn record(&self, version: u16, used: (u16, u8), old: (u16, u8)) {
         let start = 0x100 + 0x800;
-        let put = |at, bytes: &[u8]| self.area.file.write_all_at(bytes, start + at).unwrap();
-        put(8, &version.to_le_bytes());
-        put(record::USED_INDEX, &used.0.to_le_bytes());
-        put(record::OLD_USED_INDEX, &old.0.to_le_bytes());
-        put(record::USED_WRAP, &[used.1, old.1]);
+        let put = |at: usize, bytes: &[u8]| {
+            let at = start + at as u64;
+            self.area.file.write_all_at(bytes, at).unwrap();
+        };
+        put(offset_of!(PackedRegion, version), &version.to_ne_bytes());
+        let word = PackedUsed {
+            used_idx: used.0,
+            old_used_idx: old.0,
+            used_wrap_counter: used.1,
+            old_used_wrap_counter: old.1,
+        };
+        put(
+            offset_of!(PackedRegion, used),
+            &word.to_word().to_ne_bytes(),
+        );
     }
 
     fn flags(&self, index: u64, flags: u16) {
@@ -80,7 +90,7 @@ impl Fixture {
     }
 }
 
-fn both(position: u16) -> u32 {
+fn base_at(position: u16) -> u32 {
     u32::from(position) << 16 | u32::from(position)
 }
 
@@ -97,14 +107,22 @@ fn a_packed_ring_goes_on_at_the_batch_that_the_ring_shows_as_used() {
     let fixture = fixture();
     fixture.record(1, (5, 1), (3, 1));
     fixture.flags(3, 1 << 7);
-    assert_eq!(fixture.packed().unwrap(), both(3 | 1 << 15), "rolled back");
+    assert_eq!(
+        fixture.packed().unwrap(),
+        base_at(3 | 1 << 15),
+        "rolled back"
+    );
     fixture.flags(3, 1 << 7 | 1 << 15);
-    assert_eq!(fixture.packed().unwrap(), both(5 | 1 << 15), "committed");
+    assert_eq!(fixture.packed().unwrap(), base_at(5 | 1 << 15), "committed");
     fixture.flags(3, 1 << 15);
-    assert_eq!(fixture.packed().unwrap(), both(5 | 1 << 15), "and reused");
+    assert_eq!(
+        fixture.packed().unwrap(),
+        base_at(5 | 1 << 15),
+        "and reused"
+    );
     fixture.record(1, (1, 0), (7, 1));
     fixture.flags(7, 1 << 7 | 1 << 15);
-    assert_eq!(fixture.packed().unwrap(), both(1), "across the wrap");
+    assert_eq!(fixture.packed().unwrap(), base_at(1), "across the wrap");
 }
 
 #[test]
@@ -112,8 +130,8 @@ fn a_packed_ring_of_which_nothing_was_recorded_starts_where_it_was_to_start() {
     let mut fixture = fixture();
     fixture.record(0, (0, 0), (0, 0));
     assert_eq!(fixture.packed().unwrap(), PACKED_START);
-    fixture.queue.base = Some(both(6));
-    assert_eq!(fixture.packed().unwrap(), both(6), "as it was told");
+    fixture.queue.base = Some(base_at(6));
+    assert_eq!(fixture.packed().unwrap(), base_at(6), "as it was told");
 }
 
 #[test]
