@@ -9,7 +9,6 @@ use virtio_spec::ring;
 use crate::error::ConfigError;
 use crate::index;
 use crate::index::PackedPosition;
-use crate::memory::Rings;
 
 /// Ring format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -170,7 +169,7 @@ impl QueueState {
     }
 
     /// The state a vring base stands for. A split base does not hold the used index: it is taken
-    /// to be equal; use [`QueueState::resume`] to read it from the ring.
+    /// to be equal, as when nothing is in flight.
     ///
     /// # Errors
     /// When `base` is no state of a queue of this `config`.
@@ -185,24 +184,6 @@ impl QueueState {
                 used: (base >> 16) as u16,
             },
         };
-        state.outstanding(config)?;
-        Ok(state)
-    }
-
-    /// The state a vring base and the ring in memory stand for: a split ring's used index is read
-    /// from its device area. With nothing lost in flight it equals `avail`.
-    ///
-    /// # Errors
-    /// When `base` is no state of a queue of this `config`, or the device area is too small.
-    pub fn resume(config: &QueueConfig, rings: &Rings, base: u32) -> Result<Self, ConfigError> {
-        let mut state = Self::decode(config, base)?;
-        if config.format == Format::Split {
-            let used = rings
-                .device
-                .load_u16(ring::used::IDX)
-                .ok_or(ConfigError::AreaTooSmall)?;
-            state.used = used;
-        }
         state.outstanding(config)?;
         Ok(state)
     }

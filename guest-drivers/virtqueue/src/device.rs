@@ -157,12 +157,6 @@ impl DeviceQueue {
         dispatch!(self, queue => queue.publishable())
     }
 
-    /// Hands the ids that the next [`DeviceQueue::publish`] makes visible to `each`, in the order
-    /// used: what an in-flight record has to note before and clear after.
-    pub fn publishable_ids(&self, each: impl FnMut(u16)) {
-        dispatch!(self, queue => queue.publishable_ids().for_each(each));
-    }
-
     /// The bytes of the ring that completions since the last publish and the next
     /// [`DeviceQueue::publish`] write: what a dirty log has to note before the latter.
     ///

@@ -16,6 +16,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use virtqueue::ChainBatch;
 use virtqueue::DeviceQueue;
+use virtqueue::Footprint;
 use virtqueue::Format;
 use virtqueue::QueueConfig;
 use virtqueue::Replay;
@@ -23,6 +24,7 @@ use virtqueue::RingMemory;
 use virtqueue::Rings;
 use virtqueue::Segment;
 use virtqueue::Token;
+use virtqueue::WrittenArea;
 
 /// Where the ring's areas are, in front-end addresses, as in `SET_VRING_ADDR`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -64,7 +66,8 @@ pub struct Queue {
     replay: VecDeque<Recorded>,
     /// Chains taken and not published.
     unpublished: usize,
-    ring_log: Vec<(u64, u64)>,
+    /// Where the ring's areas are to the dirty log, if writes to them are logged.
+    ring_log: Option<RingLog>,
     /// Writable parts of chains in flight, by token id; empty unless the memory logs.
     writable: Vec<Vec<Segment>>,
     call: Option<Arc<EventFd>>,
@@ -105,11 +108,13 @@ impl Queue {
         }
         let ring = DeviceQueue::new(config, rings, state)?;
         let logging = memory.is_logging();
-        let ring_log = if logging {
-            ring_log(&config, &addresses, &memory)
-        } else {
-            Vec::new()
-        };
+        let ring_log = logging
+            .then(|| RingLog::new(&config, &addresses, &memory))
+            .flatten();
+        if let Some(log) = &ring_log {
+            // The ring was built: that hides what a device that crashed has left half done.
+            log.mark_all(&memory);
+        }
         let slots = if logging { usize::from(config.size) } else { 0 };
         let writable = vec![Vec::new(); slots];
         Ok(Self {
@@ -270,7 +275,7 @@ impl Queue {
     /// Makes all completed chains visible in one step and interrupts the driver if it wants that.
     #[inline]
     pub fn publish(&mut self) {
-        if self.recorder.is_some() || !self.ring_log.is_empty() {
+        if self.recorder.is_some() || self.ring_log.is_some() {
             return self.publish_noted();
         }
         let before = self.ring.in_flight();
@@ -289,7 +294,8 @@ impl Queue {
         }
         // The bit goes before the change becomes visible; a front-end that clears it in between reads the ring
         // only after it stopped us, and the next publication marks it again.
-        self.mark_ring();
+        let written = self.ring_log.as_ref().map(|_| self.ring.footprint());
+        self.mark_written(written.as_ref());
         if let Some(recorder) = &mut self.recorder {
             recorder.before_publish(count);
         }
@@ -297,7 +303,7 @@ impl Queue {
         if let Some(recorder) = &mut self.recorder {
             recorder.after_publish(count);
         }
-        self.mark_ring();
+        self.mark_written(written.as_ref());
         self.published(count, wanted);
     }
 
@@ -349,10 +355,29 @@ impl Queue {
         }
     }
 
+    /// Marks what publishing writes to the ring.
+    fn mark_written(&self, written: Option<&Footprint>) {
+        let (Some(log), Some(written)) = (&self.ring_log, written) else {
+            return;
+        };
+        let area = match written.area {
+            WrittenArea::Descriptors => log.descriptors,
+            WrittenArea::Device => Some(log.device),
+        };
+        for range in &written.ranges {
+            if let Some(addr) = area.and_then(|area| area.checked_add(range.start as u64)) {
+                self.ground.memory.mark_dirty(addr, range.len() as u64);
+            }
+        }
+    }
+
+    /// Marks what arming and disarming write: the first or the last word of the device area.
     #[inline]
-    fn mark_ring(&self) {
-        for (addr, len) in &self.ring_log {
-            self.ground.memory.mark_dirty(*addr, *len);
+    fn mark_suppression(&self) {
+        if let Some(log) = &self.ring_log {
+            self.ground.memory.mark_dirty(log.device, 4);
+            let last = log.device.saturating_add(log.device_len.saturating_sub(4));
+            self.ground.memory.mark_dirty(last, 4);
         }
     }
 
@@ -381,7 +406,7 @@ impl Queue {
     #[must_use = "sleeping on true loses a wake-up"]
     pub fn arm(&mut self) -> bool {
         let work = self.ring.arm();
-        self.mark_ring();
+        self.mark_suppression();
         work || !self.replay.is_empty()
     }
 
@@ -389,7 +414,7 @@ impl Queue {
     #[inline]
     pub fn disarm(&mut self) {
         self.ring.disarm();
-        self.mark_ring();
+        self.mark_suppression();
     }
 
     /// Whether [`Self::take`] would return a chain or an error.
@@ -426,22 +451,36 @@ pub(crate) fn find_rings(
     })
 }
 
-/// What `publish`, `arm` and `disarm` may write, as guest addresses.
-fn ring_log(
-    config: &QueueConfig,
-    addresses: &RingAddresses,
-    memory: &GuestMemory,
-) -> Vec<(u64, u64)> {
-    let Some(log) = addresses.log else {
-        return Vec::new();
-    };
-    let layout = config.layout();
-    let mut ranges = vec![(log, layout.device.size as u64)];
-    if config.format == Format::Packed
-        && let Some(guest) = memory.user_to_guest(addresses.descriptors)
-    {
-        // Used descriptors are written to the descriptor ring, which the log address does not cover.
-        ranges.push((guest, layout.descriptors.size as u64));
+/// The areas that the device writes, as guest addresses.
+#[derive(Debug)]
+struct RingLog {
+    /// The device area, and its bytes.
+    device: u64,
+    device_len: u64,
+    /// The descriptor area of a packed ring, and its bytes: used descriptors are written there, which the log address
+    /// does not cover.
+    descriptors: Option<u64>,
+    descriptors_len: u64,
+}
+
+impl RingLog {
+    fn new(config: &QueueConfig, addresses: &RingAddresses, memory: &GuestMemory) -> Option<Self> {
+        let packed = config.format == Format::Packed;
+        let layout = config.layout();
+        Some(Self {
+            device: addresses.log?,
+            device_len: layout.device.size as u64,
+            descriptors_len: layout.descriptors.size as u64,
+            descriptors: packed
+                .then(|| memory.user_to_guest(addresses.descriptors))
+                .flatten(),
+        })
     }
-    ranges
+
+    fn mark_all(&self, memory: &GuestMemory) {
+        memory.mark_dirty(self.device, self.device_len);
+        if let Some(descriptors) = self.descriptors {
+            memory.mark_dirty(descriptors, self.descriptors_len);
+        }
+    }
 }

@@ -5,6 +5,7 @@ use crate::Error;
 use crate::RingAddresses;
 use crate::queue::find_rings;
 use guest_memory::GuestMemory;
+use std::mem::offset_of;
 use virtio_spec::ring::PackedDescriptor;
 use virtio_spec::ring::descriptor_flags;
 use virtio_spec::ring::used;
@@ -15,7 +16,7 @@ use virtqueue::RingMemory;
 use virtqueue::Rings;
 
 /// Offset of `flags` in a packed descriptor.
-const RING_FLAGS: usize = 14;
+const RING_FLAGS: usize = offset_of!(PackedDescriptor, flags);
 
 /// Where the ring stands. The used side is always what the driver sees; requests between the two that nobody recorded
 /// are taken again, as QEMU does after a back-end was lost.
@@ -24,7 +25,6 @@ pub(crate) fn starting_state(
     rings: &Rings,
     base: u32,
 ) -> Result<QueueState, Error> {
-    let rewound = |used: u16| QueueState { avail: used, used };
     match config.format {
         Format::Split => {
             let index = rings.device.load_u16(used::IDX);
@@ -32,26 +32,22 @@ pub(crate) fn starting_state(
             if u32::from(index) != base {
                 tracing::debug!(base, index, "the vring base is not the ring's used index");
             }
-            Ok(rewound(index))
+            Ok(QueueState {
+                avail: index,
+                used: index,
+            })
         }
         Format::Packed => {
             let (avail, used) = (base as u16, (base >> 16) as u16);
             // Front-ends that know only 16 bits of the base send the available half. A queue that was drained has
             // both halves equal, and one that was not has a record.
-            let state = if used == 0 {
-                rewound(avail)
-            } else {
-                rewound(used)
-            };
+            let place = u32::from(if used == 0 { avail } else { used });
             // Front-ends made for split rings send zero for "never started", which is also a place: the start of a
             // second lap.
-            let state = if base == 0 && !was_used(config, rings)? {
-                QueueState::fresh(Format::Packed)
-            } else {
-                state
-            };
-            state.outstanding(config)?;
-            Ok(state)
+            if base == 0 && !was_used(config, rings)? {
+                return Ok(QueueState::fresh(Format::Packed));
+            }
+            Ok(QueueState::decode(config, place | place << 16)?)
         }
     }
 }

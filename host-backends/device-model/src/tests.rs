@@ -18,6 +18,7 @@ use virtqueue::ChainBatch;
 use virtqueue::DriverQueue;
 use virtqueue::Format;
 use virtqueue::QueueConfig;
+use virtqueue::QueueState;
 use virtqueue::Rings;
 use virtqueue::Segment;
 use virtqueue::Token;
@@ -472,6 +473,68 @@ fn pages_written_by_the_device_are_marked_before_the_driver_sees_them() {
         };
         assert!(log.is_marked(ring));
         let _ = &world.file;
+    }
+}
+
+#[test]
+fn of_a_large_ring_only_the_pages_that_were_written_are_marked() {
+    const AREA: u64 = 0x8000;
+    for packed in [false, true] {
+        let ring = if packed { feature::RING_PACKED } else { 0 };
+        let features = feature::VERSION_1 | feature::RING_EVENT_IDX | ring;
+        let config = QueueConfig::from_features(1024, features).unwrap();
+        let file = host_os::memfd::create("ram", 8 * AREA).unwrap();
+        let spec = RegionSpec {
+            guest_addr: 0,
+            size: 8 * AREA,
+            user_addr: USER,
+            mmap_offset: 0,
+        };
+        let memory = GuestMemory::new(vec![(spec, file)]).unwrap();
+        let area = |n: u64, len: usize| memory.user_ring(USER + n * AREA, len).unwrap();
+        let layout = config.layout();
+        let rings = Rings {
+            descriptors: area(0, layout.descriptors.size),
+            driver: area(1, layout.driver.size),
+            device: area(2, layout.device.size),
+        };
+        let mut driver = DriverQueue::new(config, rings).unwrap();
+        let bits = host_os::memfd::create("log", 4096).unwrap();
+        let log = |fd: &OwnedFd| Arc::new(DirtyLog::new(fd.as_fd(), 0, 4096).unwrap());
+        let mut queue = Queue::new(QueueSetup {
+            config,
+            addresses: RingAddresses {
+                descriptors: USER,
+                driver: USER + AREA,
+                device: USER + 2 * AREA,
+                log: Some(2 * AREA),
+            },
+            base: QueueState::fresh(config.format).encode(config.format),
+            memory: Arc::new(memory.with_log(Some(log(&bits))).unwrap()),
+            record: None,
+            call: None,
+            counters: Arc::new(QueueCounters::default()),
+        })
+        .unwrap();
+        // The start marks all; a front-end takes the bits and clears them.
+        let written = if packed { 0 } else { 2 * AREA };
+        assert!(log(&bits).is_marked(written + 0x1000));
+        nix::sys::uio::pwrite(&bits, &[0; 4096], 0).unwrap();
+        let segment = Segment {
+            addr: 4 * AREA,
+            len: 16,
+        };
+        driver.add(&[segment], &[], None).unwrap();
+        let _ = driver.publish();
+        let taken = take(&mut queue, 1);
+        queue.complete(taken[0], 0).unwrap();
+        queue.publish();
+        assert!(log(&bits).is_marked(written));
+        assert!(!log(&bits).is_marked(written + 0x1000), "not written to");
+        let _ = queue.arm();
+        let last = 2 * AREA + layout.device.size as u64 - 1;
+        assert!(log(&bits).is_marked(last), "the event index, or structure");
+        assert!(!log(&bits).is_marked(written + 0x1000), "not written to");
     }
 }
 

@@ -332,10 +332,6 @@ impl PackedDevice {
         }
     }
 
-    pub(crate) fn publishable_ids(&self) -> impl Iterator<Item = u16> {
-        self.in_flight.publishable().map(|(id, _)| id)
-    }
-
     pub(crate) fn footprint(&self) -> Footprint {
         let held = |(_, descriptors)| usize::from(descriptors);
         let count = if self.config.in_order {

@@ -317,10 +317,6 @@ impl SplitDevice {
         }
     }
 
-    pub(crate) fn publishable_ids(&self) -> impl Iterator<Item = u16> {
-        self.in_flight.publishable().map(|(id, _)| id)
-    }
-
     pub(crate) fn footprint(&self) -> Footprint {
         let start = self.published & self.mask;
         Footprint::used_ring(start, self.publishable(), self.config.size)

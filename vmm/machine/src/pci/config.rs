@@ -189,11 +189,6 @@ impl ConfigSpace {
         self.u16_at(COMMAND) & COMMAND_MEMORY != 0
     }
 
-    /// True while the guest lets the function do DMA and send messages.
-    pub fn bus_master_enabled(&self) -> bool {
-        self.u16_at(COMMAND) & COMMAND_MASTER != 0
-    }
-
     /// Every BAR with the address in its registers, whether it decodes or not.
     pub fn bars(&self) -> Vec<BarRegion> {
         let region = |bar: &Bar| BarRegion {

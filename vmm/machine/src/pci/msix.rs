@@ -88,11 +88,6 @@ impl Msix {
         self.vectors.is_empty()
     }
 
-    /// Bytes of the table.
-    pub fn table_size(&self) -> u64 {
-        self.vectors.len() as u64 * ENTRY
-    }
-
     /// The descriptor that raises `vector`; None for numbers that do not exist (as virtio's NO_VECTOR).
     pub fn event(&self, vector: u16) -> Option<&EventFd> {
         Some(self.vectors.get(usize::from(vector))?.line.event())
