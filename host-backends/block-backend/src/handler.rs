@@ -20,7 +20,9 @@ use virtqueue::Token;
 use crate::counters::QueueMetrics;
 use crate::device::Disk;
 use crate::engine::Engine;
+use crate::engine::runner::Begun;
 use crate::engine::runner::Runner;
+use crate::engine::runner::Slot;
 use crate::engine::work::Task;
 use crate::request::Limits;
 use crate::request::Operation;
@@ -43,13 +45,16 @@ struct Context {
     parsed: Parsed,
 }
 
+/// A request and its place.
+type Request = Slot<Context>;
+
 /// The handler of one request queue.
 pub(crate) struct BlockQueue {
     runner: Runner<Context>,
     disk: Arc<Disk>,
     metrics: Arc<QueueMetrics>,
     batch: ChainBatch,
-    parsed: Vec<(u16, Result<Operation, Refusal>)>,
+    parsed: Vec<(Box<Request>, Result<Operation, Refusal>)>,
 }
 
 /// What a run works with, so that it is looked up once.
@@ -101,17 +106,14 @@ impl BlockQueue {
     /// Gives one chain a slot and reads what it asks for.
     #[inline]
     fn parse(&mut self, run: &mut Run<'_>, chain: Chain<'_>) -> Result<(), Error> {
-        let slot = self.runner.claim();
-        let Some((slot, context)) = slot.and_then(|slot| Some((slot, self.runner.context(slot)?)))
-        else {
-            // Cannot be: no more is taken than there is room for.
+        let Some(mut slot) = self.runner.claim() else {
+            debug_assert!(false, "no more is taken than there is room for");
             return run.complete(chain.token, 0);
         };
-        context.token = Some(chain.token);
+        slot.context.token = Some(chain.token);
         let source = GuestSource(run.memory);
-        let operation = context
-            .parsed
-            .parse(chain.readable, chain.writable, &source, &run.limits);
+        let parsed = &mut slot.context.parsed;
+        let operation = parsed.parse(chain.readable, chain.writable, &source, &run.limits);
         self.parsed.push((slot, operation));
         Ok(())
     }
@@ -137,7 +139,12 @@ impl BlockQueue {
         done
     }
 
-    fn execute(&mut self, run: &mut Run<'_>, slot: u16, operation: Operation) -> Result<(), Error> {
+    fn execute(
+        &mut self,
+        run: &mut Run<'_>,
+        mut slot: Box<Request>,
+        operation: Operation,
+    ) -> Result<(), Error> {
         let (task, range) = match operation {
             Operation::Read { offset, len } => (Task::Read, (offset, len)),
             Operation::Write { offset, len } => (Task::Write, (offset, len)),
@@ -147,67 +154,58 @@ impl BlockQueue {
             Operation::GetId => return self.get_id(run, slot),
         };
         let durable = run.write_through;
-        if let Some(context) = self.runner.context(slot) {
-            context.task = task;
-            context.claims = match task {
-                Task::Read => false,
-                Task::Flush => self.disk.sync_on_flush,
-                Task::Write | Task::Discard | Task::WriteZeroes => durable,
-            };
-        }
-        let over = match task {
+        slot.context.task = task;
+        slot.context.claims = match task {
+            Task::Read => false,
+            Task::Flush => self.disk.sync_on_flush,
+            Task::Write | Task::Discard | Task::WriteZeroes => durable,
+        };
+        let begun = match task {
             Task::Read | Task::Write => {
                 self.runner
                     .transfer(slot, task, range, durable, |context| &context.parsed.data)
             }
-            Task::Flush if !self.disk.sync_on_flush => Some(Ok(())),
+            Task::Flush if !self.disk.sync_on_flush => Begun::Over(slot, Ok(())),
             Task::Flush => self.runner.flush(slot),
             Task::Discard | Task::WriteZeroes => {
                 self.runner
                     .ranges(slot, task, durable, |context| &context.parsed.ranges)
             }
         };
-        match over {
-            Some(result) => self.finish(run, slot, result),
-            None => Ok(()),
+        match begun {
+            Begun::Over(slot, result) => self.finish(run, slot, result),
+            Begun::Pending => Ok(()),
         }
     }
 
     /// Answers GET_ID with as much of the serial as the guest left room for.
-    fn get_id(&mut self, run: &mut Run<'_>, slot: u16) -> Result<(), Error> {
+    fn get_id(&mut self, run: &mut Run<'_>, slot: Box<Request>) -> Result<(), Error> {
         let mut id = self.disk.id.as_slice();
         let mut written = 0;
         let mut answer = status::OK;
-        if let Some(context) = self.runner.context(slot) {
-            for segment in &context.parsed.data {
-                let (now, later) = id.split_at(
-                    id.len()
-                        .min(usize::try_from(segment.len).unwrap_or(usize::MAX)),
-                );
-                if run.memory.write(segment.addr, now).is_err() {
-                    answer = status::IOERR;
-                    break;
-                }
-                written += now.len();
-                id = later;
+        for segment in &slot.context.parsed.data {
+            let room = usize::try_from(segment.len).unwrap_or(usize::MAX);
+            let (now, later) = id.split_at(id.len().min(room));
+            if run.memory.write(segment.addr, now).is_err() {
+                answer = status::IOERR;
+                break;
             }
+            written += now.len();
+            id = later;
         }
         self.answer(run, slot, answer, u32::try_from(written).unwrap_or(0))
     }
 
-    fn refuse(&mut self, run: &mut Run<'_>, slot: u16, refusal: Refusal) -> Result<(), Error> {
+    fn refuse(
+        &mut self,
+        run: &mut Run<'_>,
+        slot: Box<Request>,
+        refusal: Refusal,
+    ) -> Result<(), Error> {
         tracing::debug!(?refusal, "request refused");
         if refusal == Refusal::NoStatus {
             self.metrics.no_status.add(1);
-            let token = self
-                .runner
-                .context(slot)
-                .and_then(|context| context.token.take());
-            self.runner.release(slot);
-            return match token {
-                Some(token) => run.complete(token, 0),
-                None => Ok(()),
-            };
+            return self.complete(run, slot, 0);
         }
         self.metrics.refused.add(1);
         self.answer(run, slot, refusal.status(), 0)
@@ -218,19 +216,16 @@ impl BlockQueue {
     fn finish(
         &mut self,
         run: &mut Run<'_>,
-        slot: u16,
+        slot: Box<Request>,
         result: Result<(), Errno>,
     ) -> Result<(), Error> {
-        let (moved, synced) = (self.runner.moved(slot), self.runner.synced(slot));
-        let Some(context) = self.runner.context(slot) else {
-            return Ok(());
-        };
-        let task = context.task;
-        let result = match context.claims {
-            true => self.disk.durability.vouch(result, synced),
+        let moved = slot.moved();
+        let (task, claims) = (slot.context.task, slot.context.claims);
+        let result = match claims {
+            true => self.disk.durability.vouch(result, slot.synced()),
             false => result,
         };
-        if context.claims && result.is_err() && self.disk.durability.lost().is_some() {
+        if claims && result.is_err() && self.disk.durability.lost().is_some() {
             self.metrics.not_durable.add(1);
         }
         let answer = match result {
@@ -276,19 +271,11 @@ impl BlockQueue {
     fn answer(
         &mut self,
         run: &mut Run<'_>,
-        slot: u16,
+        slot: Box<Request>,
         answer: u8,
         written: u32,
     ) -> Result<(), Error> {
-        let Some(context) = self.runner.context(slot) else {
-            return Ok(());
-        };
-        let status_addr = context.parsed.status_addr;
-        let token = context.token.take();
-        self.runner.release(slot);
-        let Some(token) = token else {
-            return Ok(());
-        };
+        let status_addr = slot.context.parsed.status_addr;
         let written = match run.memory.write(status_addr, &[answer]) {
             Ok(()) => written + 1,
             Err(_) => {
@@ -296,7 +283,24 @@ impl BlockQueue {
                 0
             }
         };
-        run.complete(token, written)
+        self.complete(run, slot, written)
+    }
+
+    /// Completes the chain and frees the slot.
+    #[inline]
+    fn complete(
+        &mut self,
+        run: &mut Run<'_>,
+        mut slot: Box<Request>,
+        written: u32,
+    ) -> Result<(), Error> {
+        let token = slot.context.token.take();
+        self.runner.release(slot);
+        debug_assert!(
+            token.is_some(),
+            "a request has a chain, and is completed once"
+        );
+        token.map_or(Ok(()), |token| run.complete(token, written))
     }
 
     /// Completes what the kernel has finished.

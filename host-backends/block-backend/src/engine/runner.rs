@@ -26,32 +26,61 @@ use crate::request::Range;
 pub(crate) struct Runner<T> {
     engine: Box<dyn Engine>,
     image: Arc<Image>,
-    slots: Vec<Slot<T>>,
-    free: Vec<u16>,
+    free: Vec<Box<Slot<T>>>,
+    /// By number, the slots whose step is pending.
+    pending: Vec<Option<Box<Slot<T>>>>,
     over: Vec<(u16, Result<usize, Errno>)>,
     memory: Option<Arc<GuestMemory>>,
     /// Memory that pending steps may still point into.
     older: Vec<Arc<GuestMemory>>,
 }
 
-struct Slot<T> {
+/// The place of one request. [`Runner::claim`] alone gives one out; it is with the queue, or with the runner while a step of
+/// it is pending, and never with both.
+pub(crate) struct Slot<T> {
+    number: u16,
     work: Work,
-    context: T,
+    /// What the queue keeps with the request.
+    pub context: T,
+}
+
+impl<T> Slot<T> {
+    /// Bytes that the request has moved.
+    #[inline]
+    pub fn moved(&self) -> u64 {
+        self.work.moved()
+    }
+
+    /// Whether the last step of the request was a sync.
+    pub fn synced(&self) -> bool {
+        self.work.is_synced()
+    }
+}
+
+/// Where a request stands that was begun.
+#[must_use = "a request that is over is to be answered"]
+pub(crate) enum Begun<T> {
+    /// The runner has its slot until [`Runner::next_over`] returns it.
+    Pending,
+    /// It is over.
+    Over(Box<Slot<T>>, Result<(), Errno>),
 }
 
 impl<T: Default> Runner<T> {
     /// Room for `depth` requests at a time.
     pub fn new(engine: Box<dyn Engine>, image: Arc<Image>, depth: u16) -> Self {
-        Self {
-            engine,
-            image,
-            slots: std::iter::repeat_with(|| Slot {
+        let slot = |number| {
+            Box::new(Slot {
+                number,
                 work: Work::default(),
                 context: T::default(),
             })
-            .take(usize::from(depth))
-            .collect(),
-            free: (0..depth).rev().collect(),
+        };
+        Self {
+            engine,
+            image,
+            free: (0..depth).rev().map(slot).collect(),
+            pending: (0..depth).map(|_| None).collect(),
             over: Vec::with_capacity(usize::from(depth)),
             memory: None,
             older: Vec::new(),
@@ -95,19 +124,14 @@ impl<T: Default> Runner<T> {
 
     /// A slot for a new request; give it back by [`Runner::release`].
     #[inline]
-    pub fn claim(&mut self) -> Option<u16> {
+    pub fn claim(&mut self) -> Option<Box<Slot<T>>> {
         self.free.pop()
     }
 
     /// Gives a slot back whose request is over or was never begun.
     #[inline]
-    pub fn release(&mut self, slot: u16) {
+    pub fn release(&mut self, slot: Box<Slot<T>>) {
         self.free.push(slot);
-    }
-
-    #[inline]
-    pub fn context(&mut self, slot: u16) -> Option<&mut T> {
-        Some(&mut self.slots.get_mut(usize::from(slot))?.context)
     }
 
     /// A transfer at `offset` will begin soon.
@@ -117,64 +141,44 @@ impl<T: Default> Runner<T> {
     }
 
     /// Begins a transfer between the image and the guest's `segments`, which `of` picks from the slot's context.
-    /// `None`: it is pending; otherwise it is over.
     #[inline]
     pub fn transfer(
         &mut self,
-        slot: u16,
+        mut slot: Box<Slot<T>>,
         task: Task,
         (offset, len): (u64, u64),
         durable: bool,
         of: impl Fn(&T) -> &[Segment],
-    ) -> Option<Result<(), Errno>> {
-        let (Some(entry), Some(memory)) = (self.slots.get_mut(usize::from(slot)), &self.memory)
-        else {
-            return Some(Err(Errno::EINVAL));
+    ) -> Begun<T> {
+        let Some(memory) = &self.memory else {
+            return Begun::Over(slot, Err(Errno::EINVAL));
         };
-        entry.work.buffers.clear();
-        if memory
-            .iovecs(of(&entry.context), &mut entry.work.buffers)
-            .is_err()
-        {
-            return Some(Err(Errno::EFAULT));
+        let Slot { work, context, .. } = &mut *slot;
+        work.buffers.clear();
+        if memory.iovecs(of(context), &mut work.buffers).is_err() {
+            return Begun::Over(slot, Err(Errno::EFAULT));
         }
-        entry.work.transfer(task, offset, len, durable, &self.image);
+        work.transfer(task, offset, len, durable, &self.image);
         self.drive(slot)
     }
 
-    /// Begins a discard or zeroing; the answer is as for [`Runner::transfer`].
+    /// Begins a discard or zeroing.
     pub fn ranges(
         &mut self,
-        slot: u16,
+        mut slot: Box<Slot<T>>,
         task: Task,
         durable: bool,
         of: impl Fn(&T) -> &[Range],
-    ) -> Option<Result<(), Errno>> {
-        let Some(entry) = self.slots.get_mut(usize::from(slot)) else {
-            return Some(Err(Errno::EINVAL));
-        };
-        entry.work.ranges(task, of(&entry.context), durable);
+    ) -> Begun<T> {
+        let Slot { work, context, .. } = &mut *slot;
+        work.ranges(task, of(context), durable);
         self.drive(slot)
     }
 
-    /// Begins a flush; the answer is as for [`Runner::transfer`].
-    pub fn flush(&mut self, slot: u16) -> Option<Result<(), Errno>> {
-        self.slots.get_mut(usize::from(slot))?.work.flush();
+    /// Begins a flush.
+    pub fn flush(&mut self, mut slot: Box<Slot<T>>) -> Begun<T> {
+        slot.work.flush();
         self.drive(slot)
-    }
-
-    /// Bytes that the request in `slot` has moved.
-    #[inline]
-    pub fn moved(&self, slot: u16) -> u64 {
-        self.slots
-            .get(usize::from(slot))
-            .map_or(0, |entry| entry.work.moved())
-    }
-
-    /// Whether the last step of the request in `slot` was a sync.
-    pub fn synced(&self, slot: u16) -> bool {
-        let entry = self.slots.get(usize::from(slot));
-        entry.is_some_and(|entry| entry.work.is_synced())
     }
 
     /// Hands what was begun to the kernel; call it once per batch.
@@ -184,16 +188,29 @@ impl<T: Default> Runner<T> {
     }
 
     /// Goes on with requests whose step is over; returns one that is over as a whole.
-    pub fn next_over(&mut self) -> Option<(u16, Result<(), Errno>)> {
+    pub fn next_over(&mut self) -> Option<(Box<Slot<T>>, Result<(), Errno>)> {
         if self.over.is_empty() {
             if self.engine.pending() == 0 {
                 return None;
             }
             self.engine.reap(&mut self.over);
         }
-        while let Some((slot, result)) = self.over.pop() {
-            if let Some(result) = self.advance(slot, result) {
-                return Some((slot, result));
+        while let Some((number, result)) = self.over.pop() {
+            let slot = self.pending.get_mut(usize::from(number));
+            let Some(mut slot) = slot.and_then(Option::take) else {
+                debug_assert!(
+                    false,
+                    "the engine names slot {number}, which is not pending"
+                );
+                continue;
+            };
+            match slot.work.advance(&self.image, result) {
+                Next::Over(result) => return Some((slot, result)),
+                Next::Again => {
+                    if let Begun::Over(slot, result) = self.drive(slot) {
+                        return Some((slot, result));
+                    }
+                }
             }
         }
         None
@@ -204,35 +221,32 @@ impl<T: Default> Runner<T> {
         self.engine.wait()
     }
 
-    fn advance(&mut self, slot: u16, result: Result<usize, Errno>) -> Option<Result<(), Errno>> {
-        let work = &mut self.slots.get_mut(usize::from(slot))?.work;
-        match work.advance(&self.image, result) {
-            Next::Over(result) => Some(result),
-            Next::Again => self.drive(slot),
-        }
-    }
-
-    /// Starts steps until one is pending (`None`) or the request is over.
+    /// Starts steps until one is pending or the request is over.
     #[inline]
-    fn drive(&mut self, slot: u16) -> Option<Result<(), Errno>> {
-        let entry = self.slots.get_mut(usize::from(slot))?;
-        loop {
-            if entry.work.is_outgrown(&self.image) {
-                return Some(Err(Errno::EIO));
+    fn drive(&mut self, mut slot: Box<Slot<T>>) -> Begun<T> {
+        let result = loop {
+            if slot.work.is_outgrown(&self.image) {
+                break Err(Errno::EIO);
             }
-            let Some(step) = entry.work.step(&self.image) else {
-                return Some(Ok(()));
+            let Some(step) = slot.work.step(&self.image) else {
+                break Ok(());
             };
             // SAFETY: buffers are spans of `self.memory`, which is kept (here or in `older`) while anything is pending, or
-            // of the slot's own bounce buffer; neither they nor their list are touched until `reap` names the slot.
-            let outcome = unsafe { self.engine.start(slot, step) };
+            // of the slot's own bounce buffer; neither they nor their list, which stay where they are in the slot's box,
+            // are touched until `reap` names the slot.
+            let outcome = unsafe { self.engine.start(slot.number, step) };
             let Outcome::Done(result) = outcome else {
-                return None;
+                match self.pending.get_mut(usize::from(slot.number)) {
+                    Some(place) => *place = Some(slot),
+                    None => debug_assert!(false, "a slot that this runner did not make"),
+                }
+                return Begun::Pending;
             };
-            if let Next::Over(result) = entry.work.advance(&self.image, result) {
-                return Some(result);
+            if let Next::Over(result) = slot.work.advance(&self.image, result) {
+                break result;
             }
-        }
+        };
+        Begun::Over(slot, result)
     }
 }
 
@@ -250,7 +264,7 @@ impl<T> Drop for Runner<T> {
                 std::mem::forget(Arc::clone(&self.image));
                 std::mem::forget(self.memory.take());
                 std::mem::forget(std::mem::take(&mut self.older));
-                std::mem::forget(std::mem::take(&mut self.slots));
+                std::mem::forget(std::mem::take(&mut self.pending));
                 return;
             }
             self.over.clear();
