@@ -298,9 +298,11 @@ fn a_packed_ring_goes_on_where_the_record_says() {
         let file = facts.files.get(&(Request::SetInflightFd, 0)).unwrap();
         file.try_clone().unwrap()
     };
-    // Queue 1 of two in 0x2000 bytes: version, then used and old used index 5, wrap counters 0.
+    // Queue 1 of two in 0x2000 bytes: version, then used and old used index 5, wrap counters 0, padding.
     record.write_all_at(&[1, 0], 0x1008).unwrap();
-    record.write_all_at(&[5, 0, 5, 0, 0, 0], 0x1010).unwrap();
+    record
+        .write_all_at(&[5, 0, 5, 0, 0, 0, 0, 0], 0x1010)
+        .unwrap();
     fixture.backend.die();
     fixture.backend.wait_for_kick(1);
     assert_eq!(fixture.base(0), Some(0x8000_8000));
