@@ -28,8 +28,6 @@ pub use cursor::Cursor;
 pub use dirty_log::DirtyLog;
 pub use dirty_log::LOG_PAGE;
 pub use error::Error;
-// Until its last user says where it is from.
-pub use host_os::EventFd;
 pub use iovecs::IoVecs;
 pub use mapping::Access;
 pub use mapping::Mapping;

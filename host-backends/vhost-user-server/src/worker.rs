@@ -12,7 +12,8 @@ use device_model::Error;
 use device_model::Moderator;
 use device_model::Queue;
 use device_model::QueueHandler;
-use guest_memory::EventFd;
+use host_os::EventFd;
+use host_os::sync::lock;
 use nix::poll::PollFd;
 use nix::poll::PollFlags;
 use nix::sys::time::TimeSpec;
@@ -21,7 +22,6 @@ use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
@@ -178,10 +178,6 @@ impl Shared {
         self.pending.store(false, Ordering::Release);
         std::mem::take(&mut *lock(&self.commands))
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The thread's body: serves until the end, then reports.
