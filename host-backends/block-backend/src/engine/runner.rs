@@ -57,6 +57,9 @@ impl<T> Slot<T> {
     }
 }
 
+/// A request that is over, and what came of it.
+pub(crate) type Over<T> = (Box<Slot<T>>, Result<(), Errno>);
+
 /// Where a request stands that was begun.
 #[must_use = "a request that is over is to be answered"]
 pub(crate) enum Begun<T> {
@@ -188,7 +191,7 @@ impl<T: Default> Runner<T> {
     }
 
     /// Goes on with requests whose step is over; returns one that is over as a whole.
-    pub fn next_over(&mut self) -> Option<(Box<Slot<T>>, Result<(), Errno>)> {
+    pub fn next_over(&mut self) -> Option<Over<T>> {
         if self.over.is_empty() {
             if self.engine.pending() == 0 {
                 return None;
