@@ -4,10 +4,12 @@
 //! change it: with MUST_TELL_HOST when it has acknowledged the deflation, without when it was told. Nothing is inflated while a deflation
 //! is on its way, so that no page is in both.
 use driver_platform::Mmio;
+use virtio_core::Error;
+use virtio_core::Stopped;
 
 use crate::counters::Counters;
-use crate::error::Error;
 use crate::lane::Lane;
+use crate::message::Batch;
 use crate::pages::Pages;
 
 /// Pages that the balloon may change by before `actual` is written again.
@@ -99,8 +101,8 @@ impl<B: Mmio> Amount<B> {
         } else if self.target < keep {
             self.drop_pages(keep - self.target, pages, counters)?;
         }
-        self.inflate.queue.kick();
-        self.deflate.queue.kick();
+        self.inflate.queue.publish();
+        self.deflate.queue.publish();
         Ok(step)
     }
 
@@ -113,7 +115,7 @@ impl<B: Mmio> Amount<B> {
     ) -> Result<u32, Error> {
         let wanted = round_up(wanted, self.unit).min(self.actual.saturating_sub(self.leaving()));
         let sent = self.drop_pages(wanted, pages, counters)?;
-        self.deflate.queue.kick();
+        self.deflate.queue.publish();
         counters.relieved_pages += u64::from(sent);
         let left = self.actual.saturating_sub(self.leaving());
         self.ceiling = Some(self.ceiling.map_or(left, |ceiling| ceiling.min(left)));
@@ -150,18 +152,20 @@ impl<B: Mmio> Amount<B> {
 
     /// Takes at most as much as was on its way: the ring sees to that.
     fn collect(&mut self, pages: &mut impl Pages, counters: &mut Counters) -> Result<(), Error> {
-        while let Some(slot) = self.inflate.queue.pop()? {
-            let arrived = self.inflate.pages_of(slot);
+        while let Some(returned) = self.inflate.queue.pop()? {
+            let arrived = self.inflate.pages_of(&returned.item);
             pages.ballooned(arrived);
             self.actual = self.actual.saturating_add(arrived.len() as u32);
             counters.inflated_pages += arrived.len() as u64;
-            self.inflate.finish(slot);
+            self.inflate.forget(&returned.item);
+            self.inflate.queue.release(returned.slot);
         }
-        while let Some(slot) = self.deflate.queue.pop()? {
+        while let Some(returned) = self.deflate.queue.pop()? {
             if self.must_tell {
-                self.hand_out(slot, pages, counters);
+                self.hand_out(&returned.item, pages, counters);
             }
-            self.deflate.finish(slot);
+            self.deflate.forget(&returned.item);
+            self.deflate.queue.release(returned.slot);
         }
         Ok(())
     }
@@ -179,7 +183,7 @@ impl<B: Mmio> Amount<B> {
                 asked = room.len();
                 pages.grab(room)
             })?;
-            let Some((_, count)) = sent else {
+            let Some(Batch { count, .. }) = sent else {
                 return Ok(false);
             };
             counters.batches += u64::from(count > 0);
@@ -202,47 +206,50 @@ impl<B: Mmio> Amount<B> {
         let mut done = 0;
         while done < want {
             let sent = self.deflate.send(want - done, |room| pages.pick(room))?;
-            let Some((slot, count)) = sent else { break };
-            if count == 0 {
+            let Some(batch) = sent.filter(|batch| batch.count > 0) else {
                 break;
-            }
+            };
             counters.batches += 1;
-            done = done.saturating_add(count as u32);
+            done = done.saturating_add(batch.count as u32);
             if !self.must_tell {
                 // Told before used: the message is on the ring and visible before the pages are handed out.
-                self.deflate.queue.kick();
-                self.hand_out(slot, pages, counters);
+                self.deflate.queue.publish();
+                self.hand_out(&batch, pages, counters);
             }
         }
         Ok(done)
     }
 
     /// The pages of a deflation are the guest's.
-    fn hand_out(&mut self, slot: u16, pages: &mut impl Pages, counters: &mut Counters) {
-        let out = self.deflate.pages_of(slot);
+    fn hand_out(&mut self, batch: &Batch, pages: &mut impl Pages, counters: &mut Counters) {
+        let out = self.deflate.pages_of(batch);
         pages.release(out, self.poison);
         self.actual = self.actual.saturating_sub(out.len() as u32);
         counters.deflated_pages += out.len() as u64;
     }
 
     /// After a reset: one message's pages, or a batch of pages of the balloon, become the guest's again. `false` when none are left.
-    pub(crate) fn drain_one(&mut self, pages: &mut impl Pages) -> bool {
-        if let Some(slot) = self.inflate.queue.abandon_one() {
-            pages.release(self.inflate.pages_of(slot), self.poison);
-            self.inflate.finish(slot);
-            return true;
+    pub(crate) fn drain_one(
+        &mut self,
+        proof: &Stopped,
+        pages: &mut impl Pages,
+    ) -> Result<bool, Error> {
+        if let Some(batch) = self.inflate.queue.abandon(proof)? {
+            pages.release(self.inflate.pages_of(&batch), self.poison);
+            self.inflate.forget(&batch);
+            return Ok(true);
         }
-        if let Some(slot) = self.deflate.queue.abandon_one() {
+        if let Some(batch) = self.deflate.queue.abandon(proof)? {
             if self.must_tell {
-                pages.release(self.deflate.pages_of(slot), self.poison);
+                pages.release(self.deflate.pages_of(&batch), self.poison);
             }
-            self.deflate.finish(slot);
-            return true;
+            self.deflate.forget(&batch);
+            return Ok(true);
         }
         let mut batch = [0; 256];
         let count = pages.pick(&mut batch).min(batch.len());
         pages.release(batch.get(..count).unwrap_or(&[]), self.poison);
-        count > 0
+        Ok(count > 0)
     }
 
     /// The balloon is empty and the device knows nothing of it.
@@ -251,8 +258,6 @@ impl<B: Mmio> Amount<B> {
         self.actual = 0;
         self.told = 0;
         self.ceiling = None;
-        self.inflate.queue.clear();
-        self.deflate.queue.clear();
     }
 }
 

@@ -1,38 +1,41 @@
 //! The balloon as a whole: start and what it is made of.
 //!
-//! Rule: the order of virtio 1.4 sec. 3.1.1; a device that fails on the way is reset or cut off before its memory is handed back.
+//! Rule: the order of virtio 1.4 sec. 3.1.1 is kept by [`virtio_core::bring_up`]; each queue's part of the heap is there before the
+//! queue.
 use alloc::vec::Vec;
 
 use driver_platform::Clock;
 use driver_platform::Coherent;
 use driver_platform::Dma;
-use driver_platform::Event;
 use driver_platform::Interrupts;
 use driver_platform::Log;
+use driver_platform::Mmio;
 use driver_platform::PciFunction;
-use driver_platform::Severity;
-use virtio_pci::QueueSetup;
+use fallible_alloc::FallibleVec;
+use virtio_core::Device;
+use virtio_core::Error;
+use virtio_core::QueueSet;
+use virtio_core::Shape;
+use virtio_core::StartFailure;
+use virtio_core::Starting;
+use virtio_core::Stopped;
 use virtio_pci::Transport;
 use virtio_spec::balloon::PFN_SIZE;
 use virtio_spec::balloon::feature;
 use virtio_spec::balloon::queue;
 use virtio_spec::balloon::queue::Role;
 use virtio_spec::device_id;
-use virtqueue::DriverQueue;
-use virtqueue::QueueConfig;
-use virtqueue::RingMemory;
 
 use crate::amount::Amount;
 use crate::config;
 use crate::config::Wishes;
 use crate::counters::Counters;
-use crate::error::Error;
 use crate::hints::Hints;
 use crate::lane::Lane;
-use crate::memory::QueueMemory;
+use crate::message::Queue;
 use crate::options::Options;
 use crate::options::numbers;
-use crate::queue::Queue;
+use crate::pages::Block;
 use crate::reports::Reports;
 use crate::statistics;
 use crate::statistics::StatisticsQueue;
@@ -41,18 +44,18 @@ use crate::statistics::StatisticsQueue;
 const REPORTS: u16 = 4;
 /// Bytes of a slot of the free page queue.
 const HINT_SLOT: usize = 4;
+/// Most DMA areas of a balloon: those of rings, slots and tables of each queue.
+const AREAS: usize = 5 * queue::MAX as usize;
 
 /// A memory balloon. One owner at a time, no lock inside.
 #[derive(Debug)]
 pub struct BalloonDriver<F: PciFunction> {
-    pub(crate) transport: Transport<F>,
+    pub(crate) device: Device<F>,
     pub(crate) options: Options,
-    pub(crate) features: u64,
-    pub(crate) vectors: Vectors,
     pub(crate) parts: Parts<F::Bar>,
     pub(crate) counters: Counters,
-    pub(crate) reset_started_us: u64,
-    pub(crate) live: bool,
+    /// Room for the DMA memory when the driver is taken apart.
+    areas: Vec<Coherent>,
 }
 
 /// The queues with their state.
@@ -62,35 +65,6 @@ pub(crate) struct Parts<B> {
     pub(crate) statistics: Option<StatisticsQueue<B>>,
     pub(crate) hints: Option<Hints<B>>,
     pub(crate) reports: Option<Reports<B>>,
-}
-
-/// A balloon that did not start.
-#[derive(Debug)]
-pub struct StartFailure {
-    /// Why.
-    pub error: Error,
-    /// DMA memory that was allocated already; the device does not use it any more, and the shell may release it.
-    pub memory: Vec<Coherent<RingMemory>>,
-}
-
-/// Which MSI-X message serves what: the first configuration changes, the others the queues in turn.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Vectors {
-    messages: u16,
-}
-
-impl Vectors {
-    pub(crate) fn config(self) -> Option<u16> {
-        (self.messages > 0).then_some(0)
-    }
-
-    pub(crate) fn queue(self, index: u16) -> Option<u16> {
-        match self.messages {
-            0 => None,
-            1 => Some(0),
-            messages => Some(1 + index % (messages - 1)),
-        }
-    }
 }
 
 impl<F: PciFunction> BalloonDriver<F> {
@@ -106,64 +80,43 @@ impl<F: PciFunction> BalloonDriver<F> {
         options: Options,
     ) -> Result<Self, StartFailure>
     where
-        P: Dma<Span = RingMemory> + Clock + Log,
+        P: Dma + Clock + Log,
     {
-        let mut memory = Vec::new();
-        let mut transport = match Transport::probe(function) {
-            Ok(transport) => transport,
-            Err(error) => {
-                return Err(StartFailure {
-                    error: error.into(),
-                    memory,
-                });
-            }
+        let up = virtio_core::bring_up(
+            platform,
+            function,
+            interrupts,
+            device_id::BALLOON,
+            |transport| negotiate(transport, &options),
+            |starting, made| make_queues(platform, starting, &options, made),
+        )?;
+        let made: Made<F::Bar> = up.queues;
+        let Some(parts) = made.assemble(&options) else {
+            // Not after `make_queues`, which makes both.
+            return Err(StartFailure {
+                error: Error::NoQueue,
+                memory: Vec::new(),
+            });
         };
-        let vectors = Vectors {
-            messages: interrupts.messages(),
+        let mut driver = Self {
+            device: up.device,
+            options,
+            parts,
+            counters: Counters::default(),
+            areas: up.made,
         };
-        let outcome = prepare(platform, &mut transport, &options).and_then(|features| {
-            let plan = Plan {
-                features,
-                vectors,
-                options,
-            };
-            Ok((
-                start_queues(platform, &transport, &plan, &mut memory)?,
-                features,
-            ))
-        });
-        match outcome {
-            Ok((parts, features)) => {
-                let mut driver = Self {
-                    transport,
-                    options,
-                    features,
-                    vectors,
-                    parts,
-                    counters: Counters::default(),
-                    reset_started_us: 0,
-                    live: true,
-                };
-                driver.agree();
-                Ok(driver)
-            }
-            Err(error) => {
-                transport.fail();
-                // Either the reset ends the device's use of the memory, or bus mastering is off afterwards.
-                let _ = transport.reset_and_wait(platform);
-                Err(StartFailure { error, memory })
-            }
-        }
+        driver.agree();
+        Ok(driver)
     }
 
     /// The negotiated features.
     pub fn features(&self) -> u64 {
-        self.features
+        self.device.features()
     }
 
     /// The transport, for diagnosis.
     pub fn transport(&self) -> &Transport<F> {
-        &self.transport
+        self.device.transport()
     }
 
     /// Pages that the device wants in the balloon, rounded up to the guest's page size.
@@ -181,32 +134,31 @@ impl<F: PciFunction> BalloonDriver<F> {
         self.counters
     }
 
-    /// Takes the driver apart and returns its DMA memory, for the shell to release once the device was reset and
-    /// [`BalloonDriver::drain`] was done. `None` before that.
-    pub fn into_memory(self) -> Option<Vec<Coherent<RingMemory>>> {
-        let idle = !self.live && self.parts.queues().all(|queue| queue.in_flight() == 0);
-        idle.then(|| self.parts.into_areas())
+    /// Takes the driver apart and returns its DMA memory, which the device no longer uses. `None` before [`BalloonDriver::drain`] was done
+    /// or when the proof is not of this balloon: then the memory stays allocated for good.
+    pub fn into_memory(self, proof: &Stopped) -> Option<Vec<Coherent>> {
+        let empty = self.parts.queues().all(|queue| queue.in_flight() == 0);
+        if !empty || self.parts.queues().any(|queue| queue.check(proof).is_err()) {
+            return None;
+        }
+        let mut areas = self.areas;
+        self.parts.spill(&mut |area| {
+            let lost = areas.push_in_room(area).err();
+            debug_assert!(lost.is_none(), "more areas than queues have");
+        });
+        Some(areas)
     }
 
     /// Hands what was negotiated on to the parts.
     pub(crate) fn agree(&mut self) {
-        let has = |mask| self.features & mask != 0;
+        let has = |mask| self.features() & mask != 0;
         let poison = self.options.poison.filter(|_| has(feature::PAGE_POISON));
-        self.parts
-            .amount
-            .agree(has(feature::MUST_TELL_HOST), poison);
-    }
-
-    pub(crate) fn warn<P: Log>(&self, platform: &P, what: &'static str, value: u64) {
-        platform.log(Event {
-            severity: Severity::Warning,
-            what,
-            value,
-        });
+        let must_tell = has(feature::MUST_TELL_HOST);
+        self.parts.amount.agree(must_tell, poison);
     }
 }
 
-impl<B: driver_platform::Mmio> Parts<B> {
+impl<B: Mmio> Parts<B> {
     /// All queues, in the order of their indices.
     pub(crate) fn queues(&self) -> impl Iterator<Item = &Queue<B>> {
         [&self.amount.inflate.queue, &self.amount.deflate.queue]
@@ -227,31 +179,16 @@ impl<B: driver_platform::Mmio> Parts<B> {
         .chain(self.hints.as_mut().map(|part| &mut part.queue))
         .chain(self.reports.as_mut().map(|part| &mut part.queue))
     }
-
-    fn into_areas(self) -> Vec<Coherent<RingMemory>> {
-        let optional = [
-            self.statistics.map(|part| part.queue),
-            self.hints.map(|part| part.queue),
-            self.reports.map(|part| part.queue),
-        ];
-        [self.amount.inflate.queue, self.amount.deflate.queue]
-            .into_iter()
-            .chain(optional.into_iter().flatten())
-            .flat_map(Queue::into_areas)
-            .collect()
-    }
 }
 
-fn prepare<F: PciFunction>(
-    clock: &impl Clock,
-    transport: &mut Transport<F>,
-    options: &Options,
-) -> Result<u64, Error> {
-    if u32::from(transport.device_type()) != device_id::BALLOON {
-        return Err(Error::NotBalloon);
+impl<B: Mmio> QueueSet for Parts<B> {
+    fn spill(self, into: &mut impl FnMut(Coherent)) {
+        self.amount.inflate.queue.spill(into);
+        self.amount.deflate.queue.spill(into);
+        self.statistics.map(|part| part.queue).spill(into);
+        self.hints.map(|part| part.queue).spill(into);
+        self.reports.map(|part| part.queue).spill(into);
     }
-    transport.reset_and_wait(clock)?;
-    negotiate(transport, options)
 }
 
 /// Agrees on features, checks that the configuration is there, and tells the poison.
@@ -261,128 +198,126 @@ pub(crate) fn negotiate<F: PciFunction>(
 ) -> Result<u64, Error> {
     let features = transport.negotiate(|offered| options.choose(offered))?;
     Wishes::read(transport)?;
-    if let Some(poison) = options
-        .poison
-        .filter(|_| features & feature::PAGE_POISON != 0)
-    {
+    let agreed = features & feature::PAGE_POISON != 0;
+    if let Some(poison) = options.poison.filter(|_| agreed) {
         config::write_poison(transport, poison)?;
     }
     Ok(features)
 }
 
-struct Plan {
-    features: u64,
-    vectors: Vectors,
-    options: Options,
+/// The parts that were made so far.
+struct Made<B> {
+    inflate: Option<Lane<B>>,
+    deflate: Option<Lane<B>>,
+    statistics: Option<StatisticsQueue<B>>,
+    hints: Option<Hints<B>>,
+    reports: Option<Reports<B>>,
 }
 
-impl Plan {
-    /// Messages in slots, and bytes of each, for a queue of this size.
-    fn slots(&self, role: Role, size: u16) -> (u16, usize) {
-        let batch = self.options.batch() * PFN_SIZE;
-        match role {
-            Role::Inflate | Role::Deflate => (self.options.batches.clamp(1, size), batch),
-            Role::Stats => (1, statistics::BUFFER),
-            Role::FreePage => (size, HINT_SLOT),
-            Role::Reporting => (REPORTS.min(size), 0),
+impl<B> Default for Made<B> {
+    fn default() -> Self {
+        Self {
+            inflate: None,
+            deflate: None,
+            statistics: None,
+            hints: None,
+            reports: None,
         }
     }
 }
 
-/// Makes and enables all queues, then sets DRIVER_OK. On failure all memory is in `spill`.
-fn start_queues<P, F>(
+impl<B: Mmio> Made<B> {
+    fn assemble(self, options: &Options) -> Option<Parts<B>> {
+        Some(Parts {
+            amount: Amount::new(self.inflate?, self.deflate?, options.unit_pages),
+            statistics: self.statistics,
+            hints: self.hints,
+            reports: self.reports,
+        })
+    }
+}
+
+impl<B: Mmio> QueueSet for Made<B> {
+    fn spill(self, into: &mut impl FnMut(Coherent)) {
+        self.inflate.map(|lane| lane.queue).spill(into);
+        self.deflate.map(|lane| lane.queue).spill(into);
+        self.statistics.map(|part| part.queue).spill(into);
+        self.hints.map(|part| part.queue).spill(into);
+        self.reports.map(|part| part.queue).spill(into);
+    }
+}
+
+/// Makes all queues and what belongs to each; also the room for their memory when the driver is taken apart.
+fn make_queues<P, F>(
     platform: &P,
-    transport: &Transport<F>,
-    plan: &Plan,
-    spill: &mut Vec<Coherent<RingMemory>>,
-) -> Result<Parts<F::Bar>, Error>
+    starting: &mut Starting<F>,
+    options: &Options,
+    made: &mut Made<F::Bar>,
+) -> Result<Vec<Coherent>, Error>
 where
-    P: Dma<Span = RingMemory>,
+    P: Dma,
     F: PciFunction,
 {
-    if transport.queue_count() < queue::count(plan.features) {
+    let (features, count) = (
+        starting.transport().features(),
+        starting.transport().queue_count(),
+    );
+    if count < queue::count(features) {
         return Err(Error::NoQueue);
     }
-    let mut queues = Vec::with_capacity(usize::from(queue::MAX));
-    let all = (|| {
-        transport.set_config_vector(plan.vectors.config())?;
-        for (role, index) in numbers(plan.features, transport.queue_count()) {
-            queues.push(start_queue(
-                platform,
-                transport,
-                plan,
-                (role, index),
-                spill,
-            )?);
-        }
-        transport.start()?;
-        Ok(())
-    })();
-    if let Err(error) = all {
-        spill.extend(queues.into_iter().flat_map(Queue::into_areas));
-        return Err(error);
+    let areas = Vec::with_room(AREAS)?;
+    for (role, index) in numbers(features, count) {
+        let size = starting.queue_size(index, options.queue_size.max(1))?;
+        make_queue(platform, starting, options, made, (role, index, size))?;
     }
-    assemble(queues, plan).ok_or(Error::NoQueue)
+    Ok(areas)
 }
 
-/// Gives each queue its part; they come in the order of [`queue::roles`].
-fn assemble<B: driver_platform::Mmio>(queues: Vec<Queue<B>>, plan: &Plan) -> Option<Parts<B>> {
-    let mut queues = queues.into_iter();
-    let batch = plan.options.batch();
-    let mut lane = || {
-        let queue = queues.next()?;
-        let (slots, _) = plan.slots(Role::Inflate, queue.size());
-        Some(Lane::new(queue, slots, batch))
-    };
-    let (inflate, deflate) = (lane()?, lane()?);
-    let has = |mask| plan.features & mask != 0;
-    let mut next_if = |mask| if has(mask) { queues.next() } else { None };
-    Some(Parts {
-        amount: Amount::new(inflate, deflate, plan.options.unit_pages),
-        statistics: next_if(feature::STATS_VQ).map(StatisticsQueue::new),
-        hints: next_if(feature::FREE_PAGE_HINT).map(Hints::new),
-        reports: next_if(feature::PAGE_REPORTING).map(|queue| {
-            let (slots, _) = plan.slots(Role::Reporting, queue.size());
-            let most = plan.options.report_blocks.clamp(1, queue.size());
-            Reports::new(queue, slots, usize::from(most))
-        }),
-    })
-}
-
-fn start_queue<P, F>(
+fn make_queue<P, F>(
     platform: &P,
-    transport: &Transport<F>,
-    plan: &Plan,
-    (role, index): (Role, u16),
-    spill: &mut Vec<Coherent<RingMemory>>,
-) -> Result<Queue<F::Bar>, Error>
+    starting: &mut Starting<F>,
+    options: &Options,
+    made: &mut Made<F::Bar>,
+    (role, index, size): (Role, u16, u16),
+) -> Result<(), Error>
 where
-    P: Dma<Span = RingMemory>,
+    P: Dma,
     F: PciFunction,
 {
-    let most = transport.queue_size_max(index)?;
-    let mut size = plan.options.queue_size.min(most).max(1);
-    if plan.features & virtio_spec::feature::RING_PACKED == 0 {
-        size = 1 << size.ilog2();
-    }
-    let config = QueueConfig::from_features(size, plan.features).map_err(Error::Layout)?;
-    let slots = plan.slots(role, size);
-    let memory = QueueMemory::allocate(platform, &config, slots, spill)?;
-    let setup = QueueSetup {
-        index,
-        size,
-        addresses: memory.addresses(),
-        vector: plan.vectors.queue(index),
+    let batch = options.batch();
+    let batches = options.batches.clamp(1, size);
+    let most = options.report_blocks.clamp(1, size);
+    let mut queue = |segments: u16, slots: u16, slot_size: usize| {
+        let shape = Shape {
+            index,
+            size,
+            segments: segments.into(),
+            slots,
+            slot_size,
+        };
+        starting.queue(platform, &shape)
     };
-    let ring = DriverQueue::new(config, memory.rings());
-    let both = ring
-        .map_err(Error::from)
-        .and_then(|ring| Ok((ring, transport.enable_queue(&setup)?)));
-    match both {
-        Ok((ring, doorbell)) => Ok(Queue::new(index, ring, memory, doorbell, slots.0)),
-        Err(error) => {
-            spill.extend(memory.into_areas());
-            Err(error)
+    match role {
+        Role::Inflate | Role::Deflate => {
+            let pfns = Vec::filled(usize::from(batches) * batch, |_| 0)?;
+            let lane = Lane::new(queue(1, batches, batch * PFN_SIZE)?, pfns, batch);
+            match role {
+                Role::Inflate => made.inflate = Some(lane),
+                _ => made.deflate = Some(lane),
+            }
+        }
+        Role::Stats => {
+            let queue = queue(1, 1, statistics::BUFFER)?;
+            made.statistics = Some(StatisticsQueue::new(queue));
+        }
+        Role::FreePage => made.hints = Some(Hints::new(queue(1, size, HINT_SLOT)?)),
+        Role::Reporting => {
+            let slots = REPORTS.min(size);
+            let blocks = usize::from(slots) * usize::from(most);
+            let blocks = Vec::filled(blocks, |_| Block::default())?;
+            let queue = queue(most, slots, 0)?;
+            made.reports = Some(Reports::new(queue, blocks, most.into()));
         }
     }
+    Ok(())
 }

@@ -3,14 +3,17 @@
 //! Rule: each run has one start with the device's command and one stop; blocks go out only between them and only while the command is
 //! the device's current one; they go back to the guest only when none of them is on its way.
 use driver_platform::Mmio;
+use virtio_core::Error;
+use virtio_core::Stopped;
 use virtio_spec::balloon::HINT_COMMAND_SIZE;
 use virtio_spec::balloon::hint_command;
 use virtqueue::Segment;
 
 use crate::counters::Counters;
-use crate::error::Error;
+use crate::message;
+use crate::message::Batch;
+use crate::message::Queue;
 use crate::pages::Pages;
-use crate::queue::Queue;
 
 /// Where a run stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +61,8 @@ impl<B: Mmio> Hints<B> {
         pages: &mut impl Pages,
         counters: &mut Counters,
     ) -> Result<(), Error> {
-        while let Some(slot) = self.queue.pop()? {
-            self.queue.free(slot);
+        while let Some(returned) = self.queue.pop()? {
+            self.queue.release(returned.slot);
         }
         if matches!(self.phase, Phase::Feeding(run) if run != self.command) {
             self.phase = Phase::Ending;
@@ -70,7 +73,7 @@ impl<B: Mmio> Hints<B> {
             self.phase = Phase::Idle;
             self.begin(counters)?;
         }
-        self.queue.kick();
+        self.queue.publish();
         let over = self.command == hint_command::DONE && self.phase == Phase::Idle;
         if self.held && over && self.queue.in_flight() == 0 {
             self.held = false;
@@ -93,35 +96,39 @@ impl<B: Mmio> Hints<B> {
     fn feed(&mut self, pages: &mut impl Pages, counters: &mut Counters) -> Result<(), Error> {
         while matches!(self.phase, Phase::Feeding(_)) {
             // The last place on the ring is kept for the stop message.
-            if self.queue.room() < 2 {
+            if self.queue.free_descriptors() < 2 {
                 return Ok(());
             }
-            let Some(slot) = self.queue.take() else {
+            let Ok(slot) = self.queue.claim() else {
                 return Ok(());
             };
             let Some(block) = pages.hint().filter(|block| block.len > 0) else {
-                self.queue.free(slot);
+                self.queue.release(slot);
                 self.phase = Phase::Ending;
                 return Ok(());
             };
             self.held = true;
             counters.hint_blocks += 1;
-            let segment = Segment {
+            let chain = self.queue.chain();
+            chain.clear();
+            chain.push(Segment {
                 addr: block.addr,
                 len: block.len,
-            };
-            self.queue.lend(slot, &[segment])?;
+            });
+            message::lend(&mut self.queue, slot, Batch::default())?;
         }
         Ok(())
     }
 
     /// Sends a message; `false` when there is no room for one now.
     fn say(&mut self, command: u32) -> Result<bool, Error> {
-        let Some(slot) = self.queue.take() else {
+        let Ok(slot) = self.queue.claim() else {
             return Ok(false);
         };
-        self.queue.write(slot, 0, &command.to_le_bytes());
-        self.queue.send(slot, HINT_COMMAND_SIZE)?;
+        let memory = self.queue.memory();
+        let words: [u8; HINT_COMMAND_SIZE] = command.to_le_bytes();
+        let message = memory.write(&slot, 0, &words);
+        message::send(&mut self.queue, slot, message, Batch::default())?;
         Ok(true)
     }
 
@@ -131,16 +138,14 @@ impl<B: Mmio> Hints<B> {
     }
 
     /// After a reset: forgets the run and gives all blocks back.
-    pub(crate) fn drain(&mut self, pages: &mut impl Pages) {
-        while let Some(slot) = self.queue.abandon_one() {
-            self.queue.free(slot);
-        }
-        self.queue.clear();
+    pub(crate) fn drain(&mut self, proof: &Stopped, pages: &mut impl Pages) -> Result<(), Error> {
+        while self.queue.abandon(proof)?.is_some() {}
         self.phase = Phase::Idle;
         self.command = hint_command::STOP;
         self.last = hint_command::STOP;
         if core::mem::take(&mut self.held) {
             pages.release_hints();
         }
+        Ok(())
     }
 }

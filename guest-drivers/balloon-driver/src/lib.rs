@@ -9,7 +9,8 @@
 //! - on a configuration interrupt [`BalloonDriver::config_changed`], which notes the target and the hint command;
 //! - [`BalloonDriver::report`] when free pages have piled up, and [`BalloonDriver::relieve`] when the guest runs out of memory;
 //! - when `work` reports a broken ring or the shell's own timer expires: [`BalloonDriver::begin_reset`], [`BalloonDriver::poll_reset`]
-//!   from a timer, [`BalloonDriver::drain`] until it is done, which empties the balloon, and [`BalloonDriver::restart`].
+//!   from a timer, [`BalloonDriver::drain`] until it is done, which empties the balloon, and [`BalloonDriver::restart`],
+//!   which uses the proof of the reset up.
 //!
 //! Addresses that the device sees in PFNs, hints and reports are guest-physical ones: the balloon cannot stand behind an IOMMU.
 #![no_std]
@@ -21,13 +22,11 @@ mod amount;
 mod config;
 mod counters;
 mod driver;
-mod error;
 mod hints;
 mod lane;
-mod memory;
+mod message;
 mod options;
 mod pages;
-mod queue;
 mod recovery;
 mod reports;
 mod statistics;
@@ -35,15 +34,17 @@ mod work;
 
 pub use counters::Counters;
 pub use driver::BalloonDriver;
-pub use driver::StartFailure;
-pub use error::Error;
 pub use options::Options;
 pub use options::WANTED_FEATURES;
 pub use pages::Block;
 pub use pages::Pages;
-pub use recovery::Quiesced;
-pub use recovery::ResetProgress;
 pub use statistics::Statistics;
+pub use virtio_core::CutOff;
+pub use virtio_core::Error;
+pub use virtio_core::Quiesced;
+pub use virtio_core::ResetProgress;
+pub use virtio_core::StartFailure;
+pub use virtio_core::Stopped;
 pub use work::ConfigChange;
 pub use work::Progress;
 

@@ -1,17 +1,19 @@
 //! Reports of free pages (virtio 1.4 sec. 5.5.6.6).
 //!
 //! Rule: a block is out of the allocator from before the device learns of it until the device has acknowledged the report.
-use alloc::vec;
 use alloc::vec::Vec;
 
 use driver_platform::Mmio;
+use virtio_core::Error;
+use virtio_core::Stopped;
 use virtqueue::Segment;
 
 use crate::counters::Counters;
-use crate::error::Error;
+use crate::message;
+use crate::message::Batch;
+use crate::message::Queue;
 use crate::pages::Block;
 use crate::pages::Pages;
-use crate::queue::Queue;
 
 /// The reporting queue.
 #[derive(Debug)]
@@ -19,22 +21,17 @@ pub(crate) struct Reports<B> {
     pub(crate) queue: Queue<B>,
     /// Slot by slot.
     blocks: Vec<Block>,
-    counts: Vec<usize>,
     /// Most blocks in one report.
     most: usize,
-    /// One report's blocks for the ring.
-    segments: Vec<Segment>,
 }
 
 impl<B: Mmio> Reports<B> {
-    pub(crate) fn new(queue: Queue<B>, slots: u16, most: usize) -> Self {
-        let slots = usize::from(slots);
+    /// `blocks` has `most` items for each slot of the queue.
+    pub(crate) fn new(queue: Queue<B>, blocks: Vec<Block>, most: usize) -> Self {
         Self {
             queue,
-            blocks: vec![Block::default(); slots * most],
-            counts: vec![0; slots],
+            blocks,
             most,
-            segments: Vec::with_capacity(most),
         }
     }
 
@@ -44,11 +41,12 @@ impl<B: Mmio> Reports<B> {
         pages: &mut impl Pages,
         counters: &mut Counters,
     ) -> Result<(), Error> {
-        while let Some(slot) = self.queue.pop()? {
-            let blocks = self.blocks_of(slot);
+        while let Some(returned) = self.queue.pop()? {
+            let blocks = returned.item.items(&self.blocks);
             counters.report_blocks += blocks.len() as u64;
             counters.report_bytes += blocks.iter().map(|b| u64::from(b.len)).sum::<u64>();
-            self.finish(slot, pages, true);
+            pages.reported(blocks, true);
+            self.queue.release(returned.slot);
         }
         Ok(())
     }
@@ -60,53 +58,39 @@ impl<B: Mmio> Reports<B> {
         poison: Option<u32>,
     ) -> Result<bool, Error> {
         let mut exhausted = false;
-        while !exhausted && self.queue.room() >= self.most {
-            let Some(slot) = self.queue.take() else {
+        while !exhausted && usize::from(self.queue.free_descriptors()) >= self.most {
+            let Ok(slot) = self.queue.claim() else {
                 break;
             };
-            let start = usize::from(slot) * self.most;
+            let start = slot.index() * self.most;
             let room = self.blocks.get_mut(start..start + self.most);
             let room = room.unwrap_or_default();
             let count = pages.isolate(room, poison).min(room.len());
             exhausted = count < room.len();
-            self.segments.clear();
-            let blocks = room.iter().take(count);
-            self.segments.extend(blocks.map(|block| Segment {
-                addr: block.addr,
-                len: block.len,
-            }));
-            if let Some(entry) = self.counts.get_mut(usize::from(slot)) {
-                *entry = count;
-            }
             if count == 0 {
-                self.queue.free(slot);
+                self.queue.release(slot);
                 break;
             }
-            self.queue.lend(slot, &self.segments)?;
+            let batch = Batch::of(&slot, self.most, count);
+            let chain = self.queue.chain();
+            chain.clear();
+            for block in batch.items(&self.blocks) {
+                chain.push(Segment {
+                    addr: block.addr,
+                    len: block.len,
+                });
+            }
+            message::lend(&mut self.queue, slot, batch)?;
         }
-        self.queue.kick();
+        self.queue.publish();
         Ok(exhausted)
     }
 
-    fn blocks_of(&self, slot: u16) -> &[Block] {
-        let start = usize::from(slot) * self.most;
-        let count = self.counts.get(usize::from(slot)).copied().unwrap_or(0);
-        self.blocks.get(start..start + count).unwrap_or(&[])
-    }
-
-    fn finish(&mut self, slot: u16, pages: &mut impl Pages, reported: bool) {
-        pages.reported(self.blocks_of(slot), reported);
-        if let Some(count) = self.counts.get_mut(usize::from(slot)) {
-            *count = 0;
-        }
-        self.queue.free(slot);
-    }
-
     /// After a reset: all blocks go back.
-    pub(crate) fn drain(&mut self, pages: &mut impl Pages) {
-        while let Some(slot) = self.queue.abandon_one() {
-            self.finish(slot, pages, false);
+    pub(crate) fn drain(&mut self, proof: &Stopped, pages: &mut impl Pages) -> Result<(), Error> {
+        while let Some(batch) = self.queue.abandon(proof)? {
+            pages.reported(batch.items(&self.blocks), false);
         }
-        self.queue.clear();
+        Ok(())
     }
 }

@@ -2,14 +2,17 @@
 //!
 //! Rule: never more than one buffer, always the same set of tags, at most one answer for each look at the queue.
 use driver_platform::Mmio;
+use virtio_core::Error;
+use virtio_core::Stopped;
 use virtio_spec::balloon::Stat;
 use virtio_spec::balloon::stat;
 use zerocopy::IntoBytes;
 
 use crate::counters::Counters;
-use crate::error::Error;
+use crate::message;
+use crate::message::Batch;
+use crate::message::Queue;
 use crate::pages::Pages;
-use crate::queue::Queue;
 
 /// A tag that no device knows, for a guest without any statistics: a buffer cannot be empty.
 const NOTHING: u16 = u16::MAX;
@@ -95,11 +98,11 @@ impl<B: Mmio> StatisticsQueue<B> {
         pages: &mut impl Pages,
         counters: &mut Counters,
     ) -> Result<(), Error> {
-        if let Some(slot) = self.queue.pop()? {
-            self.queue.free(slot);
+        if let Some(returned) = self.queue.pop()? {
+            self.queue.release(returned.slot);
             counters.statistics += 1;
         }
-        let Some(slot) = self.queue.take() else {
+        let Ok(slot) = self.queue.claim() else {
             return Ok(());
         };
         let mut now = Statistics::default();
@@ -111,17 +114,16 @@ impl<B: Mmio> StatisticsQueue<B> {
         let mut message = [0; BUFFER];
         let len = now.encode(&mut message);
         let message = message.get(..len).unwrap_or(&[]);
-        self.queue.write(slot, 0, message);
-        self.queue.send(slot, len)?;
-        self.queue.kick();
+        let memory = self.queue.memory();
+        let message = memory.write(&slot, 0, message);
+        message::send(&mut self.queue, slot, message, Batch::default())?;
+        self.queue.publish();
         Ok(())
     }
 
     /// After a reset: the buffer is the driver's again.
-    pub(crate) fn drain(&mut self) {
-        while let Some(slot) = self.queue.abandon_one() {
-            self.queue.free(slot);
-        }
-        self.queue.clear();
+    pub(crate) fn drain(&mut self, proof: &Stopped) -> Result<(), Error> {
+        while self.queue.abandon(proof)?.is_some() {}
+        Ok(())
     }
 }

@@ -5,15 +5,15 @@ use driver_platform::Event;
 use driver_platform::Log;
 use driver_platform::PciFunction;
 use driver_platform::Severity;
+use virtio_core::Error;
 use virtio_spec::balloon::PAGE_SIZE;
 use virtio_spec::balloon::feature;
 
 use crate::config;
 use crate::config::Wishes;
 use crate::driver::BalloonDriver;
-use crate::error::Error;
+use crate::message::Queue;
 use crate::pages::Pages;
-use crate::queue::Queue;
 
 /// What [`BalloonDriver::config_changed`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,10 +43,10 @@ impl<F: PciFunction> BalloonDriver<F> {
     /// # Errors
     /// The configuration cannot be read; the target stays what it was.
     pub fn config_changed<P: Log>(&mut self, platform: &P) -> Result<ConfigChange, Error> {
-        if self.transport.needs_reset() {
+        if self.device.transport().needs_reset() {
             return Ok(ConfigChange::NeedsReset);
         }
-        let wishes = Wishes::read(&self.transport)?;
+        let wishes = Wishes::read(self.device.transport())?;
         if let Some(hints) = &mut self.parts.hints {
             hints.command(wishes.hint_command);
         }
@@ -80,7 +80,7 @@ impl<F: PciFunction> BalloonDriver<F> {
             reports.collect(pages, counters)?;
         }
         if let Some(actual) = parts.amount.news() {
-            config::write_actual(&self.transport, actual)?;
+            config::write_actual(self.device.transport(), actual)?;
         }
         let parts = &self.parts;
         let reports = parts.reports.as_ref();
@@ -117,7 +117,7 @@ impl<F: PciFunction> BalloonDriver<F> {
     /// As [`BalloonDriver::work`].
     pub fn relieve(&mut self, wanted: u32, pages: &mut impl Pages) -> Result<u32, Error> {
         self.alive()?;
-        if self.features & feature::DEFLATE_ON_OOM == 0 {
+        if self.features() & feature::DEFLATE_ON_OOM == 0 {
             return Ok(0);
         }
         let (parts, counters) = (&mut self.parts, &mut self.counters);

@@ -4,11 +4,10 @@
 use core::mem::offset_of;
 
 use driver_platform::PciFunction;
+use virtio_core::Error;
 use virtio_pci::Transport;
 use virtio_spec::block;
 use virtio_spec::block::Config;
-
-use crate::error::Error;
 
 /// Largest block size taken, in bytes.
 const BLOCK_SIZE_MAX: u32 = 64 << 10;

@@ -1,65 +1,56 @@
-//! The disk as a whole: start, configuration changes, cache mode.
+//! The disk as a whole: start, configuration changes, cache mode, reset.
 //!
-//! Rule: the order of virtio 1.4 sec. 3.1.1; a disk that fails on the way is reset or cut off before its memory is handed back.
-use alloc::sync::Arc;
+//! Rule: what [`virtio_core`] does for every device is done there; here stands what makes a disk of it.
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering;
 
 use driver_platform::Clock;
-use driver_platform::Coherent;
 use driver_platform::Dma;
 use driver_platform::Event;
 use driver_platform::Interrupts;
 use driver_platform::Log;
 use driver_platform::PciFunction;
 use driver_platform::Severity;
-use virtio_pci::QueueAddresses;
-use virtio_pci::QueueSetup;
+use fallible_alloc::FallibleVec;
+use fallible_alloc::Shared;
+use virtio_core::Device;
+use virtio_core::Enabling;
+use virtio_core::Error;
+use virtio_core::Quiesced;
+use virtio_core::ResetProgress;
+use virtio_core::Shape;
+use virtio_core::StartFailure;
+use virtio_core::Starting;
 use virtio_pci::Transport;
 use virtio_spec::block;
 use virtio_spec::device_id;
-use virtqueue::DriverQueue;
-use virtqueue::QueueConfig;
-use virtqueue::RingError;
-use virtqueue::RingMemory;
 
 use crate::config::DiskInfo;
 use crate::counters::Counters;
-use crate::error::Error;
-use crate::memory::QueueMemory;
+use crate::layout;
 use crate::options::Options;
 use crate::options::WANTED_FEATURES;
+use crate::pending::Requests;
 use crate::queue::BlockQueue;
 use crate::segments::Limits;
 use crate::segments::Segments;
-use crate::table::Table;
 
 /// Header, one data segment, status.
 const DESCRIPTORS_MIN: u16 = 3;
 /// Page size that [`DiskInfo::max_transfer`] assumes for the pieces of a buffer.
 const PAGE: u64 = 4096;
+/// Most requests to the device, each as long as it can be, that one request of the shell may become.
+const CUTS_MAX: u16 = 64;
 
 /// The control half of a disk; requests go to its queues.
 #[derive(Debug)]
 pub struct BlockDriver<F: PciFunction> {
-    pub(crate) transport: Transport<F>,
-    pub(crate) wanted: u64,
-    pub(crate) features: u64,
-    pub(crate) info: DiskInfo,
-    pub(crate) capacity: Arc<AtomicU64>,
-    pub(crate) vectors: Vectors,
-    pub(crate) segments_used: u32,
-    pub(crate) reset_started_us: u64,
-}
-
-/// A disk that did not start.
-#[derive(Debug)]
-pub struct StartFailure {
-    /// Why.
-    pub error: Error,
-    /// DMA memory that was allocated already; the device does not use it any more, and the shell may release it.
-    pub memory: Vec<Coherent<RingMemory>>,
+    device: Device<F>,
+    wanted: u64,
+    info: DiskInfo,
+    capacity: Shared<AtomicU64>,
+    segments_used: u32,
 }
 
 /// What [`BlockDriver::config_changed`] found.
@@ -71,28 +62,6 @@ pub enum ConfigChange {
     Resized(u64),
     /// The device asks to be reset.
     NeedsReset,
-}
-
-/// Which MSI-X message serves what.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Vectors {
-    messages: u16,
-}
-
-impl Vectors {
-    /// The first message is for configuration changes.
-    pub(crate) fn config(self) -> Option<u16> {
-        (self.messages > 0).then_some(0)
-    }
-
-    /// The others are dealt out to the queues; with one message all share it.
-    pub(crate) fn queue(self, index: u16) -> Option<u16> {
-        match self.messages {
-            0 => None,
-            1 => Some(0),
-            messages => Some(1 + index % (messages - 1)),
-        }
-    }
 }
 
 type Started<P, F> = (BlockDriver<F>, Vec<BlockQueue<P, <F as PciFunction>::Bar>>);
@@ -109,82 +78,30 @@ impl<F: PciFunction> BlockDriver<F> {
         options: Options,
     ) -> Result<Started<P, F>, StartFailure>
     where
-        P: Dma<Span = RingMemory> + Clock + Log,
+        P: Dma + Clock + Log,
     {
-        let mut memory = Vec::new();
-        let mut transport = match Transport::probe(function) {
-            Ok(transport) => transport,
-            Err(error) => {
-                return Err(StartFailure {
-                    error: error.into(),
-                    memory,
-                });
-            }
+        let wanted = options.features & WANTED_FEATURES;
+        let up = virtio_core::bring_up(
+            platform,
+            function,
+            interrupts,
+            device_id::BLOCK,
+            |transport| Ok(transport.negotiate(|_| wanted)?),
+            |starting, queues| make_queues(platform, starting, &options, queues),
+        )?;
+        let (mut info, capacity) = up.made;
+        let queues: Vec<BlockQueue<P, F::Bar>> = up.queues;
+        let limits = queues.first().map(|queue| queue.limits);
+        info.max_transfer = limits.map_or(PAGE, |limits| max_transfer(&limits));
+        let used = limits.map_or(1, |limits| limits.seg_max);
+        let driver = Self {
+            device: up.device,
+            wanted,
+            info,
+            capacity,
+            segments_used: u32::try_from(used).unwrap_or(u32::MAX),
         };
-        let vectors = Vectors {
-            messages: interrupts.messages(),
-        };
-        let outcome =
-            Self::prepare(platform, &mut transport, options).and_then(|(features, info)| {
-                let plan = QueuePlan {
-                    features,
-                    info,
-                    vectors,
-                    options,
-                };
-                let capacity = Arc::new(AtomicU64::new(info.capacity_sectors));
-                Ok((
-                    start_queues(platform, &transport, &plan, &capacity, &mut memory)?,
-                    info,
-                    features,
-                    capacity,
-                ))
-            });
-        match outcome {
-            Ok((queues, info, features, capacity)) => {
-                let (segments_used, max_transfer) = queues.first().map_or((1, PAGE), |queue| {
-                    (
-                        u32::try_from(queue.limits.seg_max).unwrap_or(u32::MAX),
-                        max_transfer(&queue.limits),
-                    )
-                });
-                let info = DiskInfo {
-                    max_transfer,
-                    ..info
-                };
-                let driver = Self {
-                    transport,
-                    wanted: options.features & WANTED_FEATURES,
-                    features,
-                    info,
-                    capacity,
-                    vectors,
-                    segments_used,
-                    reset_started_us: 0,
-                };
-                Ok((driver, queues))
-            }
-            Err(error) => {
-                transport.fail();
-                // Either the reset ends the device's use of the memory, or bus mastering is off afterwards.
-                let _ = transport.reset_and_wait(platform);
-                Err(StartFailure { error, memory })
-            }
-        }
-    }
-
-    fn prepare<P: Clock>(
-        platform: &P,
-        transport: &mut Transport<F>,
-        options: Options,
-    ) -> Result<(u64, DiskInfo), Error> {
-        if u32::from(transport.device_type()) != device_id::BLOCK {
-            return Err(Error::NotBlock);
-        }
-        transport.reset_and_wait(platform)?;
-        let features = transport.negotiate(|_| options.features & WANTED_FEATURES)?;
-        let info = DiskInfo::read(transport)?;
-        Ok((features, info))
+        Ok((driver, queues))
     }
 
     /// The disk, with its present size.
@@ -197,12 +114,12 @@ impl<F: PciFunction> BlockDriver<F> {
 
     /// The negotiated features.
     pub fn features(&self) -> u64 {
-        self.features
+        self.device.features()
     }
 
     /// The transport, for diagnosis.
     pub fn transport(&self) -> &Transport<F> {
-        &self.transport
+        self.device.transport()
     }
 
     /// To be called after a configuration interrupt.
@@ -210,10 +127,10 @@ impl<F: PciFunction> BlockDriver<F> {
     /// # Errors
     /// The configuration cannot be read or is no longer that of a disk; the size stays what it was.
     pub fn config_changed<P: Log>(&mut self, platform: &P) -> Result<ConfigChange, Error> {
-        if self.transport.needs_reset() {
+        if self.device.transport().needs_reset() {
             return Ok(ConfigChange::NeedsReset);
         }
-        let info = DiskInfo::read(&self.transport)?;
+        let info = DiskInfo::read(self.device.transport())?;
         if info.block_size != self.info.block_size {
             return Err(Error::BadConfig);
         }
@@ -238,7 +155,10 @@ impl<F: PciFunction> BlockDriver<F> {
             return Ok(self.info.flush);
         }
         let at = core::mem::offset_of!(block::Config, writeback);
-        let [value] = self.transport.read_consistent(|t| t.read_field::<1>(at))?;
+        let [value] = self
+            .device
+            .transport()
+            .read_consistent(|t| t.read_field::<1>(at))?;
         Ok(value != 0)
     }
 
@@ -250,160 +170,174 @@ impl<F: PciFunction> BlockDriver<F> {
         if !self.info.write_cache_switch {
             return Err(Error::Transport(virtio_pci::Error::NotNegotiated));
         }
-        self.transport.write_config_u8(
+        self.device.transport().write_config_u8(
             core::mem::offset_of!(block::Config, writeback),
             u8::from(on),
         )?;
         Ok(())
     }
 
-    pub(crate) fn queue_setup(
-        &self,
-        index: u16,
-        size: u16,
-        addresses: QueueAddresses,
-    ) -> QueueSetup {
-        QueueSetup {
-            index,
-            size,
-            addresses,
-            vector: self.vectors.queue(index),
-        }
+    /// Starts a reset of the whole device. From now on nothing must be submitted; completions may still be polled.
+    pub fn begin_reset<P: Clock + Log>(&mut self, platform: &P) {
+        self.device.begin_reset(platform);
     }
 
-    pub(crate) fn warn<P: Log>(&self, platform: &P, what: &'static str, value: u64) {
-        platform.log(Event {
-            severity: Severity::Warning,
-            what,
-            value,
-        });
+    /// Starts the last reset before the driver is taken apart. [`BlockDriver::poll_reset`] and
+    /// [`BlockQueue::take_outstanding`] follow as after any reset.
+    pub fn begin_stop<P: Clock>(&mut self, platform: &P) {
+        self.device.begin_stop(platform);
+    }
+
+    /// Whether the reset is done. Never blocks; gives up after [`virtio_pci::RESET_TIMEOUT_US`]. Without a reset that was begun it stays
+    /// [`ResetProgress::Pending`].
+    pub fn poll_reset<P: Clock + Log>(&mut self, platform: &P) -> ResetProgress {
+        self.device.poll_reset(platform)
+    }
+
+    /// Starts the device again after a reset, with the same queues, all of them empty.
+    ///
+    /// # Errors
+    /// [`Error::NotQuiesced`] when the proof is not of this disk and its latest reset; then nothing was done. [`Error::Changed`] when the
+    /// device came back with other features or smaller queues; otherwise as [`BlockDriver::start`]. The device is marked FAILED then.
+    pub fn restart<P: Dma + Clock + Log>(
+        &mut self,
+        platform: &P,
+        proof: Quiesced,
+        queues: &mut [&mut BlockQueue<P, F::Bar>],
+    ) -> Result<(), Error> {
+        let (wanted, before, used) = (self.wanted, self.info, self.segments_used);
+        let mut info = before;
+        self.device.restart(
+            platform,
+            proof,
+            |transport| Ok(transport.negotiate(|_| wanted)?),
+            |enabling| {
+                info = read_again(enabling, &before, used)?;
+                let capacity = info.capacity_sectors;
+                self.capacity.store(capacity, Ordering::Relaxed);
+                for queue in queues {
+                    enabling.enable(&mut queue.core)?;
+                    (queue.info, queue.draining) = (info, false);
+                }
+                Ok(())
+            },
+        )?;
+        self.info = info;
+        Ok(())
+    }
+
+    /// Starts the reset of one queue, if the device can do that (RING_RESET). The queue takes nothing more.
+    ///
+    /// # Errors
+    /// [`Error::Transport`] when it cannot: reset the whole device then. [`Error::NotQuiesced`] for a queue of another disk.
+    pub fn begin_queue_reset<P: Dma + Log>(
+        &mut self,
+        platform: &P,
+        queue: &mut BlockQueue<P, F::Bar>,
+    ) -> Result<(), Error> {
+        self.device.begin_queue_reset(platform, &mut queue.core)
+    }
+
+    /// Whether the reset of one queue is done. It does not give up: when it takes too long the shell resets the device.
+    pub fn poll_queue_reset<P: Dma>(&self, queue: &BlockQueue<P, F::Bar>) -> ResetProgress {
+        self.device.poll_queue_reset(&queue.core)
+    }
+
+    /// Starts one queue again after its reset, when it is empty.
+    ///
+    /// # Errors
+    /// [`Error::NotQuiesced`] when the proof is not of this queue's reset, [`Error::Outstanding`]; otherwise as [`BlockDriver::start`].
+    pub fn restart_queue<P: Dma>(
+        &mut self,
+        proof: Quiesced,
+        queue: &mut BlockQueue<P, F::Bar>,
+    ) -> Result<(), Error> {
+        self.device.restart_queue(proof, &mut queue.core)?;
+        (queue.info, queue.draining) = (self.info, false);
+        Ok(())
     }
 }
 
-struct QueuePlan {
-    features: u64,
-    info: DiskInfo,
-    vectors: Vectors,
-    options: Options,
+/// The configuration after a reset, if it is that of the same disk.
+fn read_again<F: PciFunction>(
+    enabling: &Enabling<'_, F>,
+    before: &DiskInfo,
+    segments_used: u32,
+) -> Result<DiskInfo, Error> {
+    let mut info = DiskInfo::read(enabling.transport())?;
+    info.max_transfer = before.max_transfer;
+    if info.block_size != before.block_size || info.seg_max < before.seg_max.min(segments_used) {
+        return Err(Error::Changed);
+    }
+    Ok(info)
 }
 
-/// Makes and enables all queues, then sets DRIVER_OK. On failure all memory is in `spill`.
-fn start_queues<P, F>(
+/// Makes all queues; also reads the configuration, and makes what the queues share.
+fn make_queues<P, F>(
     platform: &P,
-    transport: &Transport<F>,
-    plan: &QueuePlan,
-    capacity: &Arc<AtomicU64>,
-    spill: &mut Vec<Coherent<RingMemory>>,
-) -> Result<Vec<BlockQueue<P, F::Bar>>, Error>
+    starting: &mut Starting<F>,
+    options: &Options,
+    queues: &mut Vec<BlockQueue<P, F::Bar>>,
+) -> Result<(DiskInfo, Shared<AtomicU64>), Error>
 where
-    P: Dma<Span = RingMemory>,
+    P: Dma,
     F: PciFunction,
 {
-    let count = plan
-        .options
-        .queues
-        .min(plan.info.queues)
-        .min(transport.queue_count())
-        .max(1);
-    let mut queues = Vec::with_capacity(usize::from(count));
-    let all = (|| {
-        transport.set_config_vector(plan.vectors.config())?;
-        for index in 0..count {
-            queues.push(start_queue(
-                platform,
-                transport,
-                plan,
-                index,
-                (capacity, spill),
-            )?);
-        }
-        transport.start()?;
-        Ok(())
-    })();
-    match all {
-        Ok(()) => Ok(queues),
-        Err(error) => {
-            for queue in queues {
-                spill.extend(queue.into_memory().unwrap_or_default());
-            }
-            Err(error)
-        }
+    let info = DiskInfo::read(starting.transport())?;
+    let capacity = Shared::new(AtomicU64::new(info.capacity_sectors))?;
+    let most = info.queues.min(starting.transport().queue_count());
+    let count = options.queues.min(most).max(1);
+    queues.make_room(count.into())?;
+    for index in 0..count {
+        let queue = make_queue(platform, starting, options, (index, &info, &capacity))?;
+        queues.push_growing(queue)?;
     }
+    Ok((info, capacity))
 }
 
-fn start_queue<P, F>(
+fn make_queue<P, F>(
     platform: &P,
-    transport: &Transport<F>,
-    plan: &QueuePlan,
-    index: u16,
-    (capacity, spill): (&Arc<AtomicU64>, &mut Vec<Coherent<RingMemory>>),
+    starting: &mut Starting<F>,
+    options: &Options,
+    (index, info, capacity): (u16, &DiskInfo, &Shared<AtomicU64>),
 ) -> Result<BlockQueue<P, F::Bar>, Error>
 where
-    P: Dma<Span = RingMemory>,
+    P: Dma,
     F: PciFunction,
 {
-    let most = transport.queue_size_max(index)?;
-    let mut size = plan.options.queue_size.min(most);
-    if plan.features & virtio_spec::feature::RING_PACKED == 0 && size > 0 {
-        size = 1 << size.ilog2();
-    }
+    let size = starting.queue_size(index, options.queue_size)?;
     if size < DESCRIPTORS_MIN {
         return Err(Error::NoQueue);
     }
-    let config = QueueConfig::from_features(size, plan.features).map_err(Error::Layout)?;
     // No chain may be longer than the queue, indirect or not (sec. 2.7.5.3.1).
-    let seg_max = plan
-        .info
-        .seg_max
-        .min(u32::from(size - 2))
-        .min(u32::from(plan.options.max_segments.max(1)));
-    let seg_max = seg_max as usize;
-    let memory = QueueMemory::allocate(platform, &config, seg_max + 2, spill)?;
-    let setup = QueueSetup {
+    let most = options.max_segments.max(1).min(size - 2);
+    let seg_max = info.seg_max.min(most.into()) as usize;
+    let limits = Limits {
+        size_max: info.size_max,
+        seg_max,
+        block: info.block_size,
+        total_max: seg_max * usize::from(size.min(CUTS_MAX)),
+    };
+    // What is on the heap comes first: a queue that was made is not lost any more.
+    let requests = Requests::new(size)?;
+    let segments = Segments::new(limits.total_max, size.into())?;
+    let shape = Shape {
         index,
         size,
-        addresses: memory.addresses(),
-        vector: plan.vectors.queue(index),
+        segments: seg_max + 2,
+        slots: size,
+        slot_size: layout::SLOT,
     };
-    let ring = DriverQueue::new(config, memory.rings());
-    let (ring, doorbell) = match ring
-        .map_err(ring_error)
-        .and_then(|ring| Ok((ring, transport.enable_queue(&setup)?)))
-    {
-        Ok(both) => both,
-        Err(error) => {
-            spill.extend(memory.into_areas());
-            return Err(error);
-        }
-    };
-    let total_max = seg_max * usize::from(size).min(64);
     Ok(BlockQueue {
-        index,
-        ring,
-        memory,
-        doorbell,
-        table: Table::new(size),
-        info: plan.info,
+        core: starting.queue(platform, &shape)?,
+        requests,
+        info: *info,
         capacity: capacity.clone(),
-        limits: Limits {
-            size_max: plan.info.size_max,
-            seg_max,
-            block: plan.info.block_size,
-            total_max,
-        },
-        segments: Segments::with_capacity(total_max.min(1024), 64),
-        chain: Vec::with_capacity(seg_max + 2),
-        broken: None,
+        limits,
+        segments,
         draining: false,
         counters: Counters::default(),
     })
-}
-
-fn ring_error(error: RingError) -> Error {
-    match error {
-        RingError::Config(error) => Error::Layout(error),
-        other => Error::Ring(other),
-    }
 }
 
 /// Bytes that a request of page-sized pieces may always have in one request to the device.

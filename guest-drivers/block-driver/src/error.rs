@@ -1,65 +1,8 @@
-//! Three small errors: of the device, of a submission, of a finished request.
+//! Two small errors: of a submission, of a finished request. That of the device is [`virtio_core::Error`].
 //!
-//! Rule: all are `Copy`, so that they can be returned at any interrupt level.
+//! Rule: both are `Copy`, so that they can be returned at any interrupt level.
 use core::error::Error as StdError;
 use core::fmt;
-
-use driver_platform::DmaError;
-use virtqueue::ConfigError;
-use virtqueue::RingError;
-
-/// Why the device cannot be used, or not any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Error {
-    /// The transport failed.
-    Transport(virtio_pci::Error),
-    /// The function is no block device.
-    NotBlock,
-    /// The configuration contradicts itself or the specification (sec. 5.2.4).
-    BadConfig,
-    /// The device has no queue that is large enough for a request.
-    NoQueue,
-    /// No DMA memory for rings and request headers.
-    Memory(DmaError),
-    /// The ring's own rules were broken by this driver or the platform's memory is not as promised.
-    Layout(ConfigError),
-    /// The device broke the rules of the ring; it has to be reset.
-    Ring(RingError),
-    /// The device completed something that was not outstanding; it has to be reset.
-    Broken,
-    /// After a reset the device is not the one that it was.
-    Changed,
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Transport(error) => return error.fmt(f),
-            Self::NotBlock => "Not a block device",
-            Self::BadConfig => "The device configuration is not usable",
-            Self::NoQueue => "The device has no queue that is large enough",
-            Self::Memory(error) => return error.fmt(f),
-            Self::Layout(error) => return error.fmt(f),
-            Self::Ring(error) => return error.fmt(f),
-            Self::Broken => "The device completed something that was not outstanding",
-            Self::Changed => "After the reset the device is a different one",
-        })
-    }
-}
-
-impl StdError for Error {}
-
-impl From<virtio_pci::Error> for Error {
-    fn from(error: virtio_pci::Error) -> Self {
-        Self::Transport(error)
-    }
-}
-
-impl From<DmaError> for Error {
-    fn from(error: DmaError) -> Self {
-        Self::Memory(error)
-    }
-}
 
 /// Why a request was not taken. Nothing of it reached the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +41,17 @@ impl fmt::Display for Refusal {
 }
 
 impl StdError for Refusal {}
+
+impl From<virtio_core::Refusal> for Refusal {
+    fn from(refusal: virtio_core::Refusal) -> Self {
+        match refusal {
+            virtio_core::Refusal::Busy => Self::Busy,
+            virtio_core::Refusal::Broken => Self::Broken,
+            virtio_core::Refusal::TooLarge => Self::TooLarge,
+            virtio_core::Refusal::BadBuffer => Self::BadBuffer,
+        }
+    }
+}
 
 /// How a request that reached the device failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

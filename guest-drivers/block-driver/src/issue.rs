@@ -4,196 +4,173 @@
 use driver_platform::Direction;
 use driver_platform::Dma;
 use driver_platform::Mmio;
-use virtqueue::RingMemory;
+use virtio_core::Error;
+use virtio_core::Placement;
 
 use crate::check::Payload;
 use crate::check::Plan;
-use crate::error::Error;
+use crate::error::Refusal;
+use crate::layout;
+use crate::pending::Key;
+use crate::pending::Pending;
+use crate::pending::Range;
 use crate::queue::BlockQueue;
+use crate::request::Rejected;
 use crate::request::Request;
-use crate::table::Pending;
-use crate::table::RangeOf;
-use crate::table::RangePart;
-use crate::table::RangeRest;
+use crate::request::Serial;
 
-/// The readable and the writable segments of a chain.
-struct Shape {
-    readable: usize,
-    total: usize,
-}
-
-impl<P: Dma<Span = RingMemory>, B: Mmio> BlockQueue<P, B> {
+impl<P: Dma, B: Mmio> BlockQueue<P, B> {
     /// Puts a prepared request on the ring.
-    pub(crate) fn issue(&mut self, plan: Plan, request: Request<P::Buffer>) {
-        let Some(head) = self.table.take(None) else {
-            return;
+    pub(crate) fn issue(
+        &mut self,
+        platform: &P,
+        plan: Plan,
+        request: Request<P::Buffer>,
+    ) -> Result<(), Rejected<P::Buffer>> {
+        let mapped = match plan.payload {
+            Payload::Data(direction) => Some(direction),
+            _ => None,
         };
-        let mut pending = Pending {
+        let asks_serial = plan.payload == Payload::Serial;
+        let pending = Pending {
             cookie: request.cookie,
             operation: request.operation,
             buffer: request.buffer,
-            mapped: None,
-            serial: plan.payload == Payload::Serial,
+            mapped,
+            serial: asks_serial.then_some(Serial::EMPTY),
             rest: None,
             chains: 0,
             error: None,
         };
-        match plan.payload {
-            Payload::Data(direction) => {
-                pending.mapped = Some(direction);
-                pending.chains = self.issue_data(head, &plan, direction);
+        let key = match self.requests.open(pending) {
+            Ok(key) => key,
+            Err(mut pending) => {
+                // There are as many places as slots, and a slot is free.
+                debug_assert!(false, "no place for a request");
+                if let (Some(direction), Some(buffer)) = (mapped, &mut pending.buffer) {
+                    platform.unmap(buffer, direction);
+                }
+                return Err(Rejected {
+                    reason: Refusal::Busy,
+                    request: Request {
+                        operation: pending.operation,
+                        buffer: pending.buffer,
+                        cookie: pending.cookie,
+                    },
+                });
             }
+        };
+        match plan.payload {
+            Payload::Data(direction) => self.issue_data(key, &plan, direction),
             Payload::Range {
                 sectors,
                 per_request,
                 flags,
-            } => {
-                let RangePart { rest, ok } = self.issue_range(
-                    head,
-                    plan.request_type,
-                    RangeOf {
-                        sector: plan.sector,
-                        sectors,
-                        per_request,
-                        flags,
-                    },
-                );
-                pending.rest = rest;
-                pending.chains = u16::from(ok);
-            }
-            Payload::None | Payload::Serial => {
-                self.memory
-                    .write_header(head, plan.request_type, plan.sector);
-                let shape = self.plain_chain(head, pending.serial);
-                pending.chains = u16::from(self.add(head, &shape));
-            }
+            } => self.issue_range(
+                key,
+                Range {
+                    request_type: plan.request_type,
+                    sector: plan.sector,
+                    sectors,
+                    per_request,
+                    flags,
+                },
+            ),
+            Payload::None | Payload::Serial => self.issue_plain(key, &plan, asks_serial),
         }
-        self.table.set_pending(head, pending);
+        Ok(())
     }
 
-    /// Puts all cuts of a data request on the ring, the first one in slot `head`; returns how many. Room was reserved, so a failure means
-    /// that the ring is broken: the reset path then returns the request.
-    fn issue_data(&mut self, head: u16, plan: &Plan, direction: Direction) -> u16 {
+    /// Puts all cuts of a data request on the ring.
+    fn issue_data(&mut self, key: Key, plan: &Plan, direction: Direction) {
         let mut sector = plan.sector;
-        let mut issued = 0;
+        // A request of several chains keeps to one descriptor each, because that is what was reserved.
+        let placement = match self.segments.cuts().len() {
+            0 | 1 => Placement::RingWhileRoomy,
+            _ => Placement::Table,
+        };
         for index in 0..self.segments.cuts().len() {
             let Some(&cut) = self.segments.cuts().get(index) else {
-                break;
+                return;
             };
-            let Some(slot) = (if index == 0 {
-                Some(head)
-            } else {
-                self.table.take(Some(head))
-            }) else {
-                break;
+            let Ok(slot) = self.core.claim() else {
+                self.core.mark_broken(Error::Broken);
+                return;
             };
-            self.memory.write_header(slot, plan.request_type, sector);
-            self.chain.clear();
-            self.chain.push(self.memory.header_segment(slot));
-            self.chain.extend_from_slice(self.segments.of(cut));
-            self.chain.push(self.memory.status_segment(slot));
-            let total = self.chain.len();
+            let memory = self.core.memory();
+            let (header, status) = layout::write_header(memory, &slot, plan.request_type, sector);
+            let chain = self.core.chain();
+            chain.clear();
+            chain.push(header);
+            chain.extend(self.segments.of(cut));
+            chain.push(status);
             let readable = match direction {
-                Direction::ToDevice => total - 1,
+                Direction::ToDevice => chain.len() - 1,
                 Direction::FromDevice => 1,
             };
-            if !self.add(slot, &Shape { readable, total }) {
-                if slot != head {
-                    self.table.release(slot);
-                }
-                break;
+            if self.core.add(slot, readable, placement, key).is_err() {
+                return;
             }
-            issued += 1;
+            self.added(key);
             sector += cut.bytes / 512;
         }
-        issued
     }
 
-    fn plain_chain(&mut self, slot: u16, serial: bool) -> Shape {
-        self.chain.clear();
-        self.chain.push(self.memory.header_segment(slot));
-        if serial {
-            self.chain.push(self.memory.serial_segment(slot));
-        }
-        self.chain.push(self.memory.status_segment(slot));
-        Shape {
-            readable: 1,
-            total: self.chain.len(),
+    fn issue_plain(&mut self, key: Key, plan: &Plan, serial: bool) {
+        let Ok(slot) = self.core.claim() else {
+            self.core.mark_broken(Error::Broken);
+            return;
+        };
+        let memory = self.core.memory();
+        let (header, status) = layout::write_header(memory, &slot, plan.request_type, plan.sector);
+        let answer = serial.then(|| layout::serial_segment(memory, &slot));
+        let chain = self.core.chain();
+        chain.clear();
+        chain.push(header);
+        chain.extend(answer.as_slice());
+        chain.push(status);
+        let added = self.core.add(slot, 1, Placement::RingWhileRoomy, key);
+        if added.is_ok() {
+            self.added(key);
         }
     }
 
-    /// Issues as much of a range as one request may carry.
-    fn issue_range(&mut self, slot: u16, request_type: u32, range: RangeOf) -> RangePart {
+    /// Issues as much of a range as one request may carry and notes the rest.
+    pub(crate) fn issue_range(&mut self, key: Key, range: Range) {
         let now = range.sectors.min(u64::from(range.per_request));
-        self.memory.write_header(slot, request_type, 0);
-        self.memory
-            .write_range(slot, range.sector, now as u32, range.flags);
-        self.chain.clear();
-        self.chain.push(self.memory.header_segment(slot));
-        self.chain.push(self.memory.range_segment(slot));
-        self.chain.push(self.memory.status_segment(slot));
-        let ok = self.add(
-            slot,
-            &Shape {
-                readable: 2,
-                total: 3,
-            },
-        );
+        let Ok(slot) = self.core.claim() else {
+            self.core.mark_broken(Error::Broken);
+            return;
+        };
+        let memory = self.core.memory();
+        let (header, status) = layout::write_header(memory, &slot, range.request_type, 0);
+        let sectors = now as u32;
+        let written = layout::write_range(memory, &slot, range.sector, sectors, range.flags);
+        let chain = self.core.chain();
+        chain.clear();
+        chain.push(header);
+        chain.push(written);
+        chain.push(status);
         let left = range.sectors - now;
-        let rest = (left > 0).then_some(RangeRest {
-            request_type,
-            sector: range.sector + now,
-            sectors: left,
-            per_request: range.per_request,
-            flags: range.flags,
-        });
-        RangePart { rest, ok }
-    }
-
-    /// Adds `self.chain` to the ring for `slot`.
-    fn add(&mut self, slot: u16, shape: &Shape) -> bool {
-        let Some((readable, writable)) = self.chain.split_at_checked(shape.readable) else {
-            return false;
-        };
-        // Short chains go straight onto the ring while it has room: that saves the device a look at another cache line.
-        let free = usize::from(self.ring.free_descriptors());
-        // A request of several chains keeps to one descriptor each, because that is what was reserved.
-        let alone = self.segments.cuts().len() <= 1;
-        let direct = alone
-            && shape.total <= 4
-            && free >= usize::from(self.size()) / 2
-            && free >= shape.total;
-        let table = if direct {
-            None
-        } else {
-            self.memory.table(slot, shape.total)
-        };
-        let added = self.ring.add(readable, writable, table);
-        match added {
-            Ok(id) if self.table.lend(id, slot) => {
-                self.counters.chains += 1;
-                true
-            }
-            // Neither an id that is lent already nor a refusal can happen on a ring that keeps its rules.
-            Ok(_) | Err(_) => {
-                self.mark_broken(Error::Broken);
-                false
-            }
+        if let Some(pending) = self.requests.get(key) {
+            pending.rest = (left > 0).then_some(Range {
+                sector: range.sector + now,
+                sectors: left,
+                ..range
+            });
+        }
+        let added = self.core.add(slot, 2, Placement::RingWhileRoomy, key);
+        if added.is_ok() {
+            self.added(key);
         }
     }
 
-    pub(crate) fn continue_range(&mut self, head: u16, rest: RangeRest) {
-        let range = RangeOf {
-            sector: rest.sector,
-            sectors: rest.sectors,
-            per_request: rest.per_request,
-            flags: rest.flags,
-        };
-        let part = self.issue_range(head, rest.request_type, range);
-        if let Some(pending) = self.table.pending(head) {
-            pending.rest = part.rest;
-            pending.chains += u16::from(part.ok);
+    /// One more chain of a request is on the ring.
+    #[inline]
+    fn added(&mut self, key: Key) {
+        self.counters.chains += 1;
+        if let Some(pending) = self.requests.get(key) {
+            pending.chains += 1;
         }
-        self.kick();
     }
 }

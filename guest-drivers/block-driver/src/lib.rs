@@ -8,7 +8,8 @@
 //! - on an interrupt (or while polling) [`BlockQueue::poll`] until it says `None`, then [`BlockQueue::arm`];
 //! - on a configuration interrupt [`BlockDriver::config_changed`];
 //! - when `poll` reports a broken queue or the shell's own timer expires: [`BlockDriver::begin_reset`], [`BlockDriver::poll_reset`] from
-//!   a timer, [`BlockQueue::take_outstanding`] for the requests to issue again, [`BlockDriver::restart`].
+//!   a timer, [`BlockQueue::take_outstanding`] for the requests to issue again, [`BlockDriver::restart`], which uses the proof of the
+//!   reset up.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -20,33 +21,34 @@ mod counters;
 mod driver;
 mod error;
 mod issue;
-mod memory;
+mod layout;
 mod options;
+mod pending;
 mod queue;
-mod recovery;
 mod request;
 mod segments;
-mod table;
 
 pub use config::DiskInfo;
 pub use counters::Counters;
 pub use driver::BlockDriver;
 pub use driver::ConfigChange;
-pub use driver::StartFailure;
-pub use error::Error;
 pub use error::Refusal;
 pub use error::RequestError;
 pub use options::Options;
 pub use options::WANTED_FEATURES;
 pub use queue::BlockQueue;
-pub use recovery::Quiesced;
-pub use recovery::ResetProgress;
 pub use request::Completion;
 pub use request::Operation;
 pub use request::Rejected;
 pub use request::Request;
 pub use request::Serial;
 pub use request::Success;
+pub use virtio_core::CutOff;
+pub use virtio_core::Error;
+pub use virtio_core::Quiesced;
+pub use virtio_core::ResetProgress;
+pub use virtio_core::StartFailure;
+pub use virtio_core::Stopped;
 
 #[cfg(test)]
 mod tests;

@@ -71,6 +71,9 @@ pub struct Rejected<B> {
 pub struct Serial(pub [u8; virtio_spec::block::ID_SIZE]);
 
 impl Serial {
+    /// One of no characters.
+    pub(crate) const EMPTY: Self = Self([0; virtio_spec::block::ID_SIZE]);
+
     /// The bytes before the first zero.
     pub fn as_bytes(&self) -> &[u8] {
         let end = self

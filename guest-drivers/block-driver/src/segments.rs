@@ -5,6 +5,8 @@
 use alloc::vec::Vec;
 
 use driver_platform::DeviceRange;
+use fallible_alloc::FallibleVec;
+use fallible_alloc::OutOfMemory;
 use virtqueue::Segment;
 
 use crate::error::Refusal;
@@ -27,7 +29,7 @@ pub(crate) struct Limits {
     pub(crate) total_max: usize,
 }
 
-/// Collects the pieces of one buffer; reused, so that it allocates only while it grows to its bound.
+/// Collects the pieces of one buffer; made with room for the most that the limits allow.
 #[derive(Debug)]
 pub(crate) struct Segments {
     list: Vec<Segment>,
@@ -36,12 +38,13 @@ pub(crate) struct Segments {
 }
 
 impl Segments {
-    pub(crate) fn with_capacity(segments: usize, cuts: usize) -> Self {
-        Self {
-            list: Vec::with_capacity(segments),
-            cuts: Vec::with_capacity(cuts),
+    /// For buffers of up to `segments` segments, in up to `cuts` requests.
+    pub(crate) fn new(segments: usize, cuts: usize) -> Result<Self, OutOfMemory> {
+        Ok(Self {
+            list: Vec::with_room(segments)?,
+            cuts: Vec::with_room(cuts)?,
             overflow: false,
-        }
+        })
     }
 
     pub(crate) fn clear(&mut self) {
@@ -55,12 +58,12 @@ impl Segments {
         let mut addr = piece.addr;
         let mut left = piece.len;
         while left > 0 {
-            if self.list.len() >= limits.total_max {
+            let len = left.min(limits.size_max);
+            let full = self.list.len() >= limits.total_max;
+            if full || self.list.push_in_room(Segment { addr, len }).is_err() {
                 self.overflow = true;
                 return;
             }
-            let len = left.min(limits.size_max);
-            self.list.push(Segment { addr, len });
             addr = addr.wrapping_add(u64::from(len));
             left -= len;
         }
@@ -84,12 +87,11 @@ impl Segments {
             return Err(Refusal::BadBuffer);
         }
         if self.list.len() <= limits.seg_max && total <= u64::from(u32::MAX) {
-            self.cuts.push(Cut {
+            return self.add_cut(Cut {
                 start: 0,
                 end: self.list.len(),
                 bytes: total,
             });
-            return Ok(());
         }
         let mut start = 0;
         while start < self.list.len() {
@@ -125,12 +127,16 @@ impl Segments {
         if excess > 0 {
             self.split_segment(last, excess, limits)?;
         }
-        self.cuts.push(Cut {
+        self.add_cut(Cut {
             start,
             end: last + 1,
             bytes: whole,
-        });
+        })?;
         Ok(last + 1)
+    }
+
+    fn add_cut(&mut self, cut: Cut) -> Result<(), Refusal> {
+        self.cuts.push_in_room(cut).map_err(|_| Refusal::TooLarge)
     }
 
     /// Makes the last `tail` bytes of a segment a segment of their own.
@@ -148,7 +154,11 @@ impl Segments {
         if self.list.len() >= limits.total_max {
             return Err(Refusal::TooLarge);
         }
-        self.list.insert(index + 1, Segment { addr, len: tail });
+        let appended = self.list.push_in_room(Segment { addr, len: tail });
+        appended.map_err(|_| Refusal::TooLarge)?;
+        if let Some(behind) = self.list.get_mut(index + 1..) {
+            behind.rotate_right(1);
+        }
         Ok(())
     }
 }

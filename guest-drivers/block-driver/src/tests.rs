@@ -26,7 +26,7 @@ fn limits(size_max: u32, seg_max: usize, block: u32) -> Limits {
 /// Cuts pieces of the given lengths, laid out one after the other, and returns the bytes of each request. Checks that the requests cover
 /// the buffer exactly and keep the limits.
 fn cut(pieces: &[u32], limits: &Limits) -> Result<Vec<u64>, Refusal> {
-    let mut segments = Segments::with_capacity(8, 8);
+    let mut segments = Segments::new(1000, 1000).unwrap();
     let mut addr = 0x1000;
     for &len in pieces {
         segments.push(DeviceRange { addr, len }, limits);

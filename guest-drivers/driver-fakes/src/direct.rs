@@ -51,10 +51,9 @@ impl DirectPlatform {
 // SAFETY: areas are zeroed, aligned, disjoint and stay until they are released; a buffer is an area of its own, which the driver owns
 // while it is mapped.
 unsafe impl Dma for DirectPlatform {
-    type Span = RingMemory;
     type Buffer = DirectBuffer;
 
-    fn allocate(&self, len: usize, align: usize) -> Result<Coherent<RingMemory>, DmaError> {
+    fn allocate(&self, len: usize, align: usize) -> Result<Coherent, DmaError> {
         let (span, device_addr) = self
             .arena
             .allocate(len, align, 0)
@@ -67,7 +66,7 @@ unsafe impl Dma for DirectPlatform {
     }
 
     // SAFETY: the caller's duties are the trait's; the arena checks that it knows the area.
-    unsafe fn release(&self, memory: Coherent<RingMemory>) {
+    unsafe fn release(&self, memory: Coherent) {
         self.arena.release(memory.device_addr);
     }
 

@@ -21,6 +21,7 @@ use driver_platform::Log;
 use virtqueue::RingMemory;
 
 use crate::arena::Arena;
+use crate::heap;
 use crate::random::Random;
 
 /// Fills what the device is to write.
@@ -68,6 +69,9 @@ pub struct FakePlatform {
     events: Mutex<Vec<Event>>,
     now_us: AtomicU64,
     mapped: AtomicU64,
+    allocations: AtomicU64,
+    /// The coherent allocation with this number is refused, counting from 0.
+    pub refused_allocation: Option<u64>,
     /// One mapping in this many fails with `Exhausted`; 0: none.
     pub exhausted_one_in: u64,
     /// Whether buffers are scattered at any byte rather than at multiples of 512.
@@ -88,6 +92,8 @@ impl FakePlatform {
             events: Mutex::default(),
             now_us: AtomicU64::new(1),
             mapped: AtomicU64::new(0),
+            allocations: AtomicU64::new(0),
+            refused_allocation: None,
             exhausted_one_in: 0,
             odd_pieces: false,
         }
@@ -117,7 +123,7 @@ impl FakePlatform {
     }
 
     /// Gives memory back that a driver handed out after its device was reset.
-    pub fn release_all(&self, memory: impl IntoIterator<Item = Coherent<RingMemory>>) {
+    pub fn release_all(&self, memory: impl IntoIterator<Item = Coherent>) {
         for area in memory {
             self.arena.release(area.device_addr);
         }
@@ -151,14 +157,15 @@ impl FakePlatform {
 // SAFETY: areas are zeroed, aligned, disjoint and belong to the driver until they are released; mapped pieces lead to a bounce copy that
 // belongs to the one buffer until `unmap`, and the buffer itself is owned by the driver meanwhile.
 unsafe impl Dma for FakePlatform {
-    type Span = RingMemory;
     type Buffer = FakeBuffer;
 
-    fn allocate(&self, len: usize, align: usize) -> Result<Coherent<RingMemory>, DmaError> {
-        let (span, device_addr) = self
-            .arena
-            .allocate(len, align, 0)
-            .ok_or(DmaError::Exhausted)?;
+    fn allocate(&self, len: usize, align: usize) -> Result<Coherent, DmaError> {
+        let nth = self.allocations.fetch_add(1, Ordering::Relaxed);
+        if self.refused_allocation == Some(nth) {
+            return Err(DmaError::Exhausted);
+        }
+        let area = heap::exempt(|| self.arena.allocate(len, align, 0));
+        let (span, device_addr) = area.ok_or(DmaError::Exhausted)?;
         Ok(Coherent {
             span,
             device_addr,
@@ -166,7 +173,7 @@ unsafe impl Dma for FakePlatform {
         })
     }
 
-    unsafe fn release(&self, memory: Coherent<RingMemory>) {
+    unsafe fn release(&self, memory: Coherent) {
         self.arena.release(memory.device_addr);
     }
 
@@ -259,10 +266,8 @@ impl Clock for FakePlatform {
 
 impl Log for FakePlatform {
     fn log(&self, event: Event) {
-        self.events
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(event);
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        heap::exempt(|| events.push(event));
     }
 }
 
@@ -273,5 +278,61 @@ pub struct FakeInterrupts(pub u16);
 impl Interrupts for FakeInterrupts {
     fn messages(&self) -> u16 {
         self.0
+    }
+
+    fn mask(&self, message: u16) {
+        assert!(message < self.0, "message {message} of {}", self.0);
+    }
+
+    fn unmask(&self, message: u16) {
+        assert!(message < self.0, "message {message} of {}", self.0);
+    }
+
+    fn set_target(&self, message: u16, _: u32) -> bool {
+        message < self.0
+    }
+}
+
+/// MSI-X messages that remember what was done to them.
+#[derive(Debug)]
+pub struct FakeMessages {
+    states: Mutex<Vec<(bool, u32)>>,
+}
+
+impl FakeMessages {
+    /// `count` messages, let through to processor 0.
+    pub fn new(count: u16) -> Self {
+        Self {
+            states: Mutex::new(vec![(false, 0); usize::from(count)]),
+        }
+    }
+
+    /// Whether each message is held back, and the processor that it goes to.
+    pub fn states(&self) -> Vec<(bool, u32)> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(bool, u32)>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Interrupts for FakeMessages {
+    fn messages(&self) -> u16 {
+        u16::try_from(self.lock().len()).unwrap_or(u16::MAX)
+    }
+
+    fn mask(&self, message: u16) {
+        self.lock()[usize::from(message)].0 = true;
+    }
+
+    fn unmask(&self, message: u16) {
+        self.lock()[usize::from(message)].0 = false;
+    }
+
+    fn set_target(&self, message: u16, processor: u32) -> bool {
+        let mut states = self.lock();
+        let state = states.get_mut(usize::from(message));
+        state.map(|state| state.1 = processor).is_some()
     }
 }

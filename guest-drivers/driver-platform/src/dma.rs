@@ -4,6 +4,8 @@
 use core::error::Error;
 use core::fmt;
 
+use virtqueue::RingMemory;
+
 /// Which way the data of a mapped buffer flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
@@ -26,9 +28,9 @@ pub struct DeviceRange {
 ///
 /// It is deliberately not `Clone`: the holder is its one owner and hands it back through [`Dma::release`].
 #[derive(Debug)]
-pub struct Coherent<S> {
-    /// The shell's handle for reaching the bytes.
-    pub span: S,
+pub struct Coherent {
+    /// The bytes, as the driver reaches them.
+    pub span: RingMemory,
     /// Device address of the first byte.
     pub device_addr: u64,
     /// Length in bytes.
@@ -73,8 +75,6 @@ impl Error for DmaError {}
     reason = "a wrong device address lets the device overwrite arbitrary memory"
 )]
 pub unsafe trait Dma {
-    /// Reaches coherent memory; a copy is valid until its area is released.
-    type Span: Copy;
     /// The operating system's handle of one data buffer, for instance a scatter-gather list. The driver owns it while the request
     /// is outstanding.
     type Buffer;
@@ -83,14 +83,14 @@ pub unsafe trait Dma {
     ///
     /// # Errors
     /// [`DmaError::Exhausted`] when there is no such memory.
-    fn allocate(&self, len: usize, align: usize) -> Result<Coherent<Self::Span>, DmaError>;
+    fn allocate(&self, len: usize, align: usize) -> Result<Coherent, DmaError>;
 
     /// Gives coherent memory back.
     ///
     /// # Safety
     /// The device no longer uses the area (it was reset), and no copy of `memory.span` is used afterwards. Driver cores never call
     /// this: they hand the area to their shell when they are taken apart.
-    unsafe fn release(&self, memory: Coherent<Self::Span>);
+    unsafe fn release(&self, memory: Coherent);
 
     /// Length of a buffer in bytes.
     fn buffer_len(&self, buffer: &Self::Buffer) -> u64;

@@ -2,7 +2,7 @@
 //!
 //! Rule: nothing here blocks, allocates behind the driver's back or names an operating system. A shell (a Windows miniport, a
 //! Linux module, the probe guest, the fakes of the tests) implements [`Dma`], [`PciFunction`], [`Mmio`], [`Interrupts`], [`Clock`]
-//! and [`Log`]; the driver cores above hold all the logic.
+//! and [`Log`]; the driver cores above hold all the logic. `guest-drivers/README.md` says what else a shell does.
 #![no_std]
 
 mod dma;

@@ -4,10 +4,21 @@
 
 /// Message-signalled interrupts that the operating system has granted to the function.
 ///
-/// The shell programs the MSI-X table and routes each message; the driver only tells the device which message a queue uses.
+/// The shell owns the MSI-X table and routes each message; the driver tells the device which message a queue raises, and the shell
+/// which of them may come and where. A message is numbered by its entry in the table, below [`Interrupts::messages`].
 pub trait Interrupts {
     /// How many MSI-X messages are usable; 0 means that the shell uses the line interrupt (or polls).
     fn messages(&self) -> u16;
+
+    /// Holds a message back. What the device raises meanwhile comes after [`Interrupts::unmask`], once.
+    fn mask(&self, message: u16);
+
+    /// Lets a message through.
+    fn unmask(&self, message: u16);
+
+    /// Delivers a message to one processor, by the operating system's number; `false` when that cannot be, and the message goes where it
+    /// went before.
+    fn set_target(&self, message: u16, processor: u32) -> bool;
 }
 
 /// A clock that never runs backwards.

@@ -4,6 +4,7 @@
 use core::mem::offset_of;
 
 use driver_platform::PciFunction;
+use virtio_core::Error;
 use virtio_pci::Transport;
 use virtio_spec::net;
 use virtio_spec::net::Config;
@@ -13,8 +14,6 @@ use virtio_spec::net::duplex;
 use virtio_spec::net::feature;
 use virtio_spec::net::rss;
 use virtio_spec::net::status;
-
-use crate::error::Error;
 
 /// Receive buffers without `MRG_RXBUF`, header excepted (sec. 5.1.6.3.1): for frames of the usual size, and for large ones.
 const BUFFER_USUAL: usize = 1526 - net::HEADER_SIZE;

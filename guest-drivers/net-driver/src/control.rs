@@ -2,16 +2,21 @@
 //!
 //! Rule: a command is copied when it is submitted; nothing of the caller's is kept. An answer that the device did not write, or that means
 //! nothing, is an error.
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicU16;
 use core::sync::atomic::Ordering;
 
 use driver_platform::Coherent;
 use driver_platform::Mmio;
+use fallible_alloc::Shared;
+use virtio_core::Error;
+use virtio_core::Placement;
+use virtio_core::QueueSet;
+use virtio_core::Slot;
+use virtio_core::SlotQueue;
+use virtio_core::Stopped;
 use virtio_spec::net::control;
 use virtio_spec::net::control::ack;
-use virtqueue::RingMemory;
 use zerocopy::FromBytes;
 
 use crate::command::COMMAND_MAX;
@@ -20,12 +25,9 @@ use crate::command::Command;
 use crate::command::Encoded;
 use crate::command::Limits;
 use crate::command::encode;
-use crate::core_queue::CoreQueue;
 use crate::counters::ControlCounters;
 use crate::error::CommandError;
-use crate::error::Error;
 use crate::error::Refusal;
-use crate::recovery::Quiesced;
 
 /// Bytes of one slot: the command from 0 on, the acknowledgement at 2032, the result right behind it.
 pub(crate) const SLOT: usize = 2048;
@@ -57,16 +59,27 @@ pub(crate) struct Asked {
 
 /// The control queue.
 pub struct ControlQueue<B> {
-    pub(crate) core: CoreQueue<Asked, B>,
+    pub(crate) core: SlotQueue<Asked, B>,
     pub(crate) limits: Limits,
-    pub(crate) active: Arc<AtomicU16>,
+    pub(crate) active: Shared<AtomicU16>,
     pub(crate) counters: ControlCounters,
+}
+
+impl<B: Mmio> QueueSet for ControlQueue<B> {
+    fn spill(self, into: &mut impl FnMut(Coherent)) {
+        self.core.spill(into);
+    }
 }
 
 impl<B: Mmio> ControlQueue<B> {
     /// The queue's number on the device.
     pub fn index(&self) -> u16 {
-        self.core.index
+        self.core.index()
+    }
+
+    /// The MSI-X message that the queue raises, for [`driver_platform::Interrupts::set_target`].
+    pub fn message(&self) -> Option<u16> {
+        self.core.message()
     }
 
     /// Sends a command; up to eight can be under way. `cookie` comes back with the answer.
@@ -74,19 +87,20 @@ impl<B: Mmio> ControlQueue<B> {
     /// # Errors
     /// Why the command cannot be sent.
     pub fn submit(&mut self, command: &Command<'_>, cookie: u64) -> Result<(), Refusal> {
-        if self.core.ring.in_flight() >= SLOTS.min(self.core.size()) {
-            return Err(Refusal::Busy);
-        }
-        let slot = self.core.slot()?;
         let encoded = encode(&self.limits, command)?;
-        let bytes = self.write(slot, &encoded).ok_or(Refusal::TooLarge)?;
-        self.core.fits(bytes)?;
+        let slot = self.core.claim()?;
+        let bytes = self.write(&slot, &encoded);
+        if let Err(refusal) = self.core.fits(bytes) {
+            self.core.release(slot);
+            return Err(refusal.into());
+        }
         let asked = Asked {
             cookie,
             reads: encoded.reads,
             transmit_queues: encoded.transmit_queues,
         };
-        self.core.add(slot, 1, asked).map_err(|_| Refusal::Broken)?;
+        let added = self.core.add(slot, 1, Placement::RingWhileRoomy, asked);
+        added.map_err(|_| Refusal::Broken)?;
         if let Some(count) = encoded.transmit_queues {
             self.active.fetch_min(count, Ordering::Relaxed);
         }
@@ -96,16 +110,19 @@ impl<B: Mmio> ControlQueue<B> {
     }
 
     /// Fills a slot and makes the chain of it; returns the chain's bytes.
-    fn write(&mut self, slot: u16, encoded: &Encoded) -> Option<u64> {
-        let command = self.core.memory.write(slot, 0, encoded.bytes())?;
+    fn write(&mut self, slot: &Slot, encoded: &Encoded) -> u64 {
+        let memory = self.core.memory();
+        let command = memory.write(slot, 0, encoded.bytes());
         let blank = [NO_ACK; 1 + RESULT_SIZE];
-        let room = if encoded.reads { blank.len() } else { 1 };
-        let answer = self.core.memory.write(slot, ACK, blank.get(..room)?)?;
-        let chain = &mut self.core.chain;
+        let answer = match encoded.reads {
+            true => memory.write(slot, ACK, &blank),
+            false => memory.write(slot, ACK, &[NO_ACK]),
+        };
+        let chain = self.core.chain();
         chain.clear();
-        chain.push(command.addr, command.len);
-        chain.push(answer.addr, answer.len);
-        Some(u64::from(command.len) + u64::from(answer.len))
+        chain.push(command);
+        chain.push(answer);
+        chain.bytes()
     }
 
     /// Returns the next answer, if there is one.
@@ -114,10 +131,12 @@ impl<B: Mmio> ControlQueue<B> {
     /// The device broke the rules of the ring: nothing more comes from this queue until it or the device was reset.
     pub fn poll(&mut self) -> Result<Option<Answer>, Error> {
         // What the device says it wrote is not needed: the acknowledgement says whether it did.
-        let Some((slot, asked, _)) = self.core.next()? else {
+        let Some(returned) = self.core.pop()? else {
             return Ok(None);
         };
-        let result = self.read(slot, asked);
+        let asked = returned.item;
+        let result = self.read(&returned.slot, asked);
+        self.core.release(returned.slot);
         match result {
             Ok(_) => {
                 if let Some(count) = asked.transmit_queues {
@@ -133,9 +152,9 @@ impl<B: Mmio> ControlQueue<B> {
         }))
     }
 
-    fn read(&self, slot: u16, asked: Asked) -> Result<Option<Coalescing>, CommandError> {
+    fn read(&self, slot: &Slot, asked: Asked) -> Result<Option<Coalescing>, CommandError> {
         let mut answer = [NO_ACK; 1 + RESULT_SIZE];
-        self.core.memory.read(slot, ACK, &mut answer);
+        self.core.memory().read(slot, ACK, &mut answer);
         match answer[0] {
             ack::OK => {}
             ack::ERR => return Err(CommandError::Refused),
@@ -152,19 +171,20 @@ impl<B: Mmio> ControlQueue<B> {
         }))
     }
 
-    /// Returns what is outstanding, one command per call, `None` when the queue is empty. A proof for another queue returns nothing.
-    pub fn take_outstanding(&mut self, proof: &Quiesced) -> Option<Answer> {
-        if !proof.covers(self.core.index) {
-            return None;
-        }
+    /// Returns what is outstanding, one command per call, `None` when the queue is empty.
+    ///
+    /// # Errors
+    /// [`Error::NotQuiesced`] when the proof is of another device or of the time before the latest restart.
+    pub fn take_outstanding(&mut self, proof: &Stopped) -> Result<Option<Answer>, Error> {
+        self.core.check(proof)?;
         if let Ok(Some(answer)) = self.poll() {
-            return Some(answer);
+            return Ok(Some(answer));
         }
-        let asked = self.core.abandon_one()?;
-        Some(Answer {
+        let asked = self.core.abandon(proof)?;
+        Ok(asked.map(|asked| Answer {
             cookie: asked.cookie,
             result: Err(CommandError::Reset),
-        })
+        }))
     }
 
     /// Asks for an interrupt at the next answer. `true`: one has already arrived, poll again before sleeping.
@@ -175,12 +195,12 @@ impl<B: Mmio> ControlQueue<B> {
 
     /// Asks the device for no interrupts, while the shell polls.
     pub fn disarm(&mut self) {
-        self.core.ring.disarm();
+        self.core.disarm();
     }
 
     /// Commands that are under way.
     pub fn in_flight(&self) -> u16 {
-        self.core.ring.in_flight()
+        self.core.in_flight()
     }
 
     /// What the queue has done.
@@ -193,9 +213,9 @@ impl<B: Mmio> ControlQueue<B> {
         self.core.broken()
     }
 
-    /// Takes the queue apart and returns its DMA memory, for the shell to release once the device was reset. `None` while commands are
-    /// outstanding.
-    pub fn into_memory(self) -> Option<Vec<Coherent<RingMemory>>> {
-        self.core.into_memory()
+    /// Takes the queue apart and returns its DMA memory, which the device no longer uses. `None` while commands are outstanding or when
+    /// the proof is not of this queue: then the memory stays allocated for good.
+    pub fn into_memory(self, proof: &Stopped) -> Option<Vec<Coherent>> {
+        self.core.into_memory(proof)
     }
 }

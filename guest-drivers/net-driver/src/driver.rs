@@ -1,7 +1,6 @@
 //! The device as a whole: what it is, and what changes.
 //!
 //! Rule: only the control half touches registers; queues share with it nothing but the number of pairs in use.
-use alloc::sync::Arc;
 use core::sync::atomic::AtomicU16;
 use core::sync::atomic::Ordering;
 
@@ -9,25 +8,22 @@ use driver_platform::Event;
 use driver_platform::Log;
 use driver_platform::PciFunction;
 use driver_platform::Severity;
-use virtio_pci::QueueAddresses;
-use virtio_pci::QueueSetup;
+use fallible_alloc::Shared;
+use virtio_core::Device;
+use virtio_core::Error;
 use virtio_pci::Transport;
 
 use crate::config::Link;
 use crate::config::NetInfo;
-use crate::error::Error;
 
 /// The control half of a network device; frames go through its queues.
 #[derive(Debug)]
 pub struct NetDriver<F: PciFunction> {
-    pub(crate) transport: Transport<F>,
+    pub(crate) device: Device<F>,
     pub(crate) wanted: u64,
-    pub(crate) features: u64,
     pub(crate) info: NetInfo,
     pub(crate) pairs: u16,
-    pub(crate) active: Arc<AtomicU16>,
-    pub(crate) vectors: Vectors,
-    pub(crate) reset_started_us: u64,
+    pub(crate) active: Shared<AtomicU16>,
 }
 
 /// What [`NetDriver::config_changed`] found.
@@ -41,37 +37,6 @@ pub struct ConfigChange {
     pub announce: bool,
 }
 
-/// Which MSI-X message serves what.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Vectors {
-    pub(crate) messages: u16,
-}
-
-impl Vectors {
-    /// The first message is for configuration changes.
-    pub(crate) fn config(self) -> Option<u16> {
-        (self.messages > 0).then_some(0)
-    }
-
-    /// The others are dealt out to the queues; with one message all share it.
-    pub(crate) fn queue(self, index: u16) -> Option<u16> {
-        match self.messages {
-            0 => None,
-            1 => Some(0),
-            messages => Some(1 + index % (messages - 1)),
-        }
-    }
-
-    pub(crate) fn setup(self, index: u16, size: u16, addresses: QueueAddresses) -> QueueSetup {
-        QueueSetup {
-            index,
-            size,
-            addresses,
-            vector: self.queue(index),
-        }
-    }
-}
-
 impl<F: PciFunction> NetDriver<F> {
     /// The device, as last read.
     pub fn info(&self) -> NetInfo {
@@ -80,7 +45,7 @@ impl<F: PciFunction> NetDriver<F> {
 
     /// The negotiated features.
     pub fn features(&self) -> u64 {
-        self.features
+        self.device.features()
     }
 
     /// Queue pairs that are set up; the device uses only the first until told otherwise.
@@ -95,7 +60,7 @@ impl<F: PciFunction> NetDriver<F> {
 
     /// The transport, for diagnosis.
     pub fn transport(&self) -> &Transport<F> {
-        &self.transport
+        self.device.transport()
     }
 
     /// To be called after a configuration interrupt.
@@ -103,13 +68,13 @@ impl<F: PciFunction> NetDriver<F> {
     /// # Errors
     /// The configuration cannot be read or is no longer that of this device; what is known stays what it was.
     pub fn config_changed<P: Log>(&mut self, platform: &P) -> Result<ConfigChange, Error> {
-        if self.transport.needs_reset() {
+        if self.device.transport().needs_reset() {
             return Ok(ConfigChange {
                 needs_reset: true,
                 ..ConfigChange::default()
             });
         }
-        let info = NetInfo::read(&self.transport)?;
+        let info = NetInfo::read(self.device.transport())?;
         if !self.info.is_like(&info) {
             return Err(Error::BadConfig);
         }
@@ -126,13 +91,5 @@ impl<F: PciFunction> NetDriver<F> {
             link: (before.link != info.link).then_some(info.link),
             announce: info.announce,
         })
-    }
-
-    pub(crate) fn warn<P: Log>(&self, platform: &P, what: &'static str, value: u64) {
-        platform.log(Event {
-            severity: Severity::Warning,
-            what,
-            value,
-        });
     }
 }

@@ -1,74 +1,8 @@
-//! Small errors: of the device, of a submission, of a command, and why a received frame was dropped.
+//! Small errors: of a submission, of a command, and why a received frame was dropped. That of the device is [`virtio_core::Error`].
 //!
 //! Rule: all are `Copy`, so that they can be returned at any interrupt level.
 use core::error::Error as StdError;
 use core::fmt;
-
-use driver_platform::DmaError;
-use virtqueue::ConfigError;
-use virtqueue::RingError;
-
-/// Why the device cannot be used, or not any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Error {
-    /// The transport failed.
-    Transport(virtio_pci::Error),
-    /// The function is no network device.
-    NotNet,
-    /// The configuration contradicts itself or the specification (sec. 5.1.4).
-    BadConfig,
-    /// The device has no queue that is large enough.
-    NoQueue,
-    /// No DMA memory for rings and headers.
-    Memory(DmaError),
-    /// The ring's own rules were broken by this driver or the platform's memory is not as promised.
-    Layout(ConfigError),
-    /// The device broke the rules of the ring; it has to be reset.
-    Ring(RingError),
-    /// The device completed something that was not outstanding; it has to be reset.
-    Broken,
-    /// After a reset the device is not the one that it was.
-    Changed,
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Transport(error) => return error.fmt(f),
-            Self::NotNet => "Not a network device",
-            Self::BadConfig => "The device configuration is not usable",
-            Self::NoQueue => "The device has no queue that is large enough",
-            Self::Memory(error) => return error.fmt(f),
-            Self::Layout(error) => return error.fmt(f),
-            Self::Ring(error) => return error.fmt(f),
-            Self::Broken => "The device completed something that was not outstanding",
-            Self::Changed => "After the reset the device is a different one",
-        })
-    }
-}
-
-impl StdError for Error {}
-
-impl From<virtio_pci::Error> for Error {
-    fn from(error: virtio_pci::Error) -> Self {
-        Self::Transport(error)
-    }
-}
-
-impl From<DmaError> for Error {
-    fn from(error: DmaError) -> Self {
-        Self::Memory(error)
-    }
-}
-
-impl From<RingError> for Error {
-    fn from(error: RingError) -> Self {
-        match error {
-            RingError::Config(error) => Self::Layout(error),
-            other => Self::Ring(other),
-        }
-    }
-}
 
 /// Why a frame, a buffer or a command was not taken. Nothing of it reached the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +44,17 @@ impl fmt::Display for Refusal {
 }
 
 impl StdError for Refusal {}
+
+impl From<virtio_core::Refusal> for Refusal {
+    fn from(refusal: virtio_core::Refusal) -> Self {
+        match refusal {
+            virtio_core::Refusal::Busy => Self::Busy,
+            virtio_core::Refusal::Broken => Self::Broken,
+            virtio_core::Refusal::TooLarge => Self::TooLarge,
+            virtio_core::Refusal::BadBuffer => Self::BadBuffer,
+        }
+    }
+}
 
 /// How a command that reached the device failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,8 @@
 //! - [`ControlQueue::submit`] a [`Command`], [`ControlQueue::poll`] for its answer;
 //! - on a configuration interrupt [`NetDriver::config_changed`];
 //! - when a queue reports that it is broken or the shell's own timer expires: [`NetDriver::begin_reset`], [`NetDriver::poll_reset`] from
-//!   a timer, the `take_outstanding` of every queue, [`NetDriver::restart`]. A device that was reset has forgotten every command.
+//!   a timer, the `take_outstanding` of every queue, [`NetDriver::restart`], which uses the proof of the reset up. A device that was reset has
+//!   forgotten every command.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -19,18 +20,15 @@ extern crate alloc;
 mod command;
 mod config;
 mod control;
-mod core_queue;
 mod counters;
 mod driver;
 mod error;
 mod frame;
 mod header;
-mod memory;
 mod options;
 mod receive;
 mod recovery;
 mod start;
-mod table;
 mod transmit;
 
 pub use command::Coalescing;
@@ -51,7 +49,6 @@ pub use driver::ConfigChange;
 pub use driver::NetDriver;
 pub use error::CommandError;
 pub use error::Discard;
-pub use error::Error;
 pub use error::Refusal;
 pub use frame::Checksum;
 pub use frame::ChecksumAt;
@@ -68,14 +65,17 @@ pub use receive::ReceiveQueue;
 pub use receive::Received;
 pub use receive::ReceivedBuffer;
 pub use recovery::Queues;
-pub use recovery::Quiesced;
-pub use recovery::ResetProgress;
-pub use start::StartFailure;
 pub use start::Started;
 pub use transmit::Rejected;
 pub use transmit::Transmit;
 pub use transmit::TransmitQueue;
 pub use transmit::Transmitted;
+pub use virtio_core::CutOff;
+pub use virtio_core::Error;
+pub use virtio_core::Quiesced;
+pub use virtio_core::ResetProgress;
+pub use virtio_core::StartFailure;
+pub use virtio_core::Stopped;
 
 /// Most bytes of a frame without its virtio header: an IPv6 packet of the greatest size, an Ethernet header and two VLAN tags.
 pub const FRAME_MAX: usize = 65535 + 40 + 14 + 8;

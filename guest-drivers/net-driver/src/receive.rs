@@ -9,21 +9,22 @@ use driver_platform::BufferBytes;
 use driver_platform::Coherent;
 use driver_platform::Direction;
 use driver_platform::Dma;
-use driver_platform::DmaError;
 use driver_platform::Mmio;
+use fallible_alloc::FallibleVec;
+use virtio_core::Error;
+use virtio_core::Placement;
+use virtio_core::QueueSet;
+use virtio_core::SlotQueue;
+use virtio_core::Stopped;
 use virtio_spec::net::ETHERNET_HEADER_SIZE;
 use virtio_spec::net::HASH_HEADER_SIZE;
-use virtqueue::RingMemory;
 
 use crate::FRAME_MAX;
-use crate::core_queue::CoreQueue;
 use crate::counters::ReceiveCounters;
 use crate::error::Discard;
-use crate::error::Error;
 use crate::error::Refusal;
 use crate::frame::Frame;
 use crate::header;
-use crate::recovery::Quiesced;
 use crate::transmit::Rejected;
 
 /// Where the number of buffers is in the header.
@@ -51,16 +52,16 @@ pub struct Received<'q, B> {
     pub buffers: Drain<'q, ReceivedBuffer<B>>,
 }
 
-/// What is out.
+/// A buffer that is out.
 #[derive(Debug)]
-pub(crate) struct Posted<B> {
+pub struct Posted<B> {
     buffer: B,
     cookie: u64,
 }
 
 /// One receive queue.
-pub struct ReceiveQueue<P: Dma<Span = RingMemory>, B> {
-    pub(crate) core: CoreQueue<Posted<P::Buffer>, B>,
+pub struct ReceiveQueue<P: Dma, B> {
+    pub(crate) core: SlotQueue<Posted<P::Buffer>, B>,
     pub(crate) features: u64,
     pub(crate) header_size: usize,
     pub(crate) mergeable: bool,
@@ -70,15 +71,26 @@ pub struct ReceiveQueue<P: Dma<Span = RingMemory>, B> {
     pub(crate) counters: ReceiveCounters,
 }
 
-impl<P: BufferBytes<Span = RingMemory>, B: Mmio> ReceiveQueue<P, B> {
+impl<P: Dma, B: Mmio> QueueSet for ReceiveQueue<P, B> {
+    fn spill(self, into: &mut impl FnMut(Coherent)) {
+        self.core.spill(into);
+    }
+}
+
+impl<P: BufferBytes, B: Mmio> ReceiveQueue<P, B> {
     /// The queue's number on the device.
     pub fn index(&self) -> u16 {
-        self.core.index
+        self.core.index()
+    }
+
+    /// The MSI-X message that the queue raises, for [`driver_platform::Interrupts::set_target`].
+    pub fn message(&self) -> Option<u16> {
+        self.core.message()
     }
 
     /// The number of its pair.
     pub fn pair(&self) -> u16 {
-        self.core.index / 2
+        self.core.index() / 2
     }
 
     /// Gives the device a buffer to receive into, of at least [`crate::NetInfo::buffer_min`] bytes. It learns of it with the next
@@ -93,7 +105,17 @@ impl<P: BufferBytes<Span = RingMemory>, B: Mmio> ReceiveQueue<P, B> {
         mut buffer: P::Buffer,
         cookie: u64,
     ) -> Result<(), Rejected<(P::Buffer, u64)>> {
-        let slot = match self.prepare(platform, &mut buffer) {
+        let prepared = match self.core.claim() {
+            Ok(slot) => match self.prepare(platform, &mut buffer) {
+                Ok(()) => Ok(slot),
+                Err(reason) => {
+                    self.core.release(slot);
+                    Err(reason)
+                }
+            },
+            Err(refusal) => Err(refusal.into()),
+        };
+        let slot = match prepared {
             Ok(slot) => slot,
             Err(reason) => {
                 return Err(Rejected {
@@ -102,7 +124,9 @@ impl<P: BufferBytes<Span = RingMemory>, B: Mmio> ReceiveQueue<P, B> {
                 });
             }
         };
-        match self.core.add(slot, 0, Posted { buffer, cookie }) {
+        // Receive buffers fill the ring, so they take one descriptor each if they can.
+        let item = Posted { buffer, cookie };
+        match self.core.add(slot, 0, Placement::Table, item) {
             Ok(()) => {
                 self.counters.posted += 1;
                 Ok(())
@@ -117,27 +141,24 @@ impl<P: BufferBytes<Span = RingMemory>, B: Mmio> ReceiveQueue<P, B> {
         }
     }
 
-    fn prepare(&mut self, platform: &P, buffer: &mut P::Buffer) -> Result<u16, Refusal> {
-        let slot = self.core.slot()?;
+    /// Maps; on success the chain is ready and there is room for it.
+    fn prepare(&mut self, platform: &P, buffer: &mut P::Buffer) -> Result<(), Refusal> {
         let room = platform.buffer_len(buffer);
         if room < self.buffer_min as u64 {
             return Err(Refusal::TooSmall);
         }
-        self.core.chain.clear();
-        let chain = &mut self.core.chain;
+        let chain = self.core.chain();
+        chain.clear();
         platform
             .map(buffer, Direction::FromDevice, |piece| {
                 chain.push_range(piece);
             })
-            .map_err(|error| match error {
-                DmaError::Exhausted => Refusal::Busy,
-                DmaError::Unmappable => Refusal::BadBuffer,
-            })?;
-        if let Err(reason) = self.core.fits(room) {
+            .map_err(virtio_core::Refusal::from)?;
+        if let Err(refusal) = self.core.fits(room) {
             platform.unmap(buffer, Direction::FromDevice);
-            return Err(reason);
+            return Err(refusal.into());
         }
-        Ok(slot)
+        Ok(())
     }
 
     /// Shows the device everything posted since the last call, in one step, and rings the doorbell if the device wants that.
@@ -163,17 +184,25 @@ impl<P: BufferBytes<Span = RingMemory>, B: Mmio> ReceiveQueue<P, B> {
     /// Takes one used buffer into `parts`, `len` being what the device wrote.
     #[inline]
     fn take_part(&mut self, platform: &P) -> Result<bool, Error> {
-        let Some((_, mut posted, written)) = self.core.next()? else {
+        let Some(returned) = self.core.pop()? else {
             return Ok(false);
         };
+        self.core.release(returned.slot);
+        self.keep_part(platform, returned.item, returned.written);
+        Ok(true)
+    }
+
+    /// Unmaps a buffer and puts it into `parts`, which has room for all that the queue can hold.
+    #[inline]
+    fn keep_part(&mut self, platform: &P, mut posted: Posted<P::Buffer>, len: u32) {
         platform.unmap(&mut posted.buffer, Direction::FromDevice);
-        self.parts.push(ReceivedBuffer {
+        let lost = self.parts.push_in_room(ReceivedBuffer {
             buffer: posted.buffer,
             cookie: posted.cookie,
             offset: 0,
-            len: written,
+            len,
         });
-        Ok(true)
+        debug_assert!(lost.is_ok(), "more buffers than the queue holds");
     }
 
     /// Looks at the buffer that begins a frame, takes the others, and checks.
@@ -262,30 +291,27 @@ impl<P: BufferBytes<Span = RingMemory>, B: Mmio> ReceiveQueue<P, B> {
     }
 
     /// Returns what is outstanding, `None` when the queue is empty: first the frames that had arrived before the reset, then the buffers
-    /// that were never used, one by one, with [`Discard::Reset`]. A proof for another queue returns nothing.
+    /// that were never used, one by one, with [`Discard::Reset`].
+    ///
+    /// # Errors
+    /// [`Error::NotQuiesced`] when the proof is of another device, of another queue or of the time before the latest restart.
     pub fn take_outstanding(
         &mut self,
         platform: &P,
-        proof: &Quiesced,
-    ) -> Option<Received<'_, P::Buffer>> {
-        if !proof.covers(self.core.index) {
-            return None;
-        }
+        proof: &Stopped,
+    ) -> Result<Option<Received<'_, P::Buffer>>, Error> {
+        self.core.check(proof)?;
         // A ring that is or turns out broken has nothing more to say.
         let frame = if let Ok(true) = self.take_part(platform) {
             self.first_part(platform)
         } else {
-            let mut posted = self.core.abandon_one()?;
-            platform.unmap(&mut posted.buffer, Direction::FromDevice);
-            self.parts.push(ReceivedBuffer {
-                buffer: posted.buffer,
-                cookie: posted.cookie,
-                offset: 0,
-                len: 0,
-            });
+            let Some(posted) = self.core.abandon(proof)? else {
+                return Ok(None);
+            };
+            self.keep_part(platform, posted, 0);
             Err(Discard::Reset)
         };
-        Some(self.hand_up(frame))
+        Ok(Some(self.hand_up(frame)))
     }
 
     /// Asks for an interrupt at the next frame. `true`: one has already arrived, poll again before sleeping.
@@ -296,18 +322,18 @@ impl<P: BufferBytes<Span = RingMemory>, B: Mmio> ReceiveQueue<P, B> {
 
     /// Asks the device for no interrupts, while the shell polls.
     pub fn disarm(&mut self) {
-        self.core.ring.disarm();
+        self.core.disarm();
     }
 
     /// Buffers that are out.
     pub fn in_flight(&self) -> u16 {
-        self.core.ring.in_flight()
+        self.core.in_flight()
     }
 
     /// Ring descriptors that are free: a buffer needs one for each of its pieces, but only one in all when indirect tables were
     /// negotiated.
     pub fn free_descriptors(&self) -> u16 {
-        self.core.ring.free_descriptors()
+        self.core.free_descriptors()
     }
 
     /// What the queue has done.
@@ -317,7 +343,7 @@ impl<P: BufferBytes<Span = RingMemory>, B: Mmio> ReceiveQueue<P, B> {
 
     /// How often the device claimed to have written more than a buffer holds; what it claimed was cut.
     pub fn overruns(&self) -> u64 {
-        self.core.ring.overruns()
+        self.core.overruns()
     }
 
     /// Whether the queue has to be reset, and why.
@@ -330,9 +356,9 @@ impl<P: BufferBytes<Span = RingMemory>, B: Mmio> ReceiveQueue<P, B> {
         self.core.size()
     }
 
-    /// Takes the queue apart and returns its DMA memory, for the shell to release once the device was reset. `None` while buffers are
-    /// outstanding.
-    pub fn into_memory(self) -> Option<Vec<Coherent<RingMemory>>> {
-        self.core.into_memory()
+    /// Takes the queue apart and returns its DMA memory, which the device no longer uses. `None` while buffers are outstanding or when
+    /// the proof is not of this queue: then the memory stays allocated for good.
+    pub fn into_memory(self, proof: &Stopped) -> Option<Vec<Coherent>> {
+        self.core.into_memory(proof)
     }
 }

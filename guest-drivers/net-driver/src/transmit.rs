@@ -2,7 +2,6 @@
 //!
 //! Rule: a frame owns its buffer from `submit` to its completion, and always gets it back; an offload is checked against the frame and the
 //! negotiated features before the device sees it.
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicU16;
 use core::sync::atomic::Ordering;
@@ -11,20 +10,22 @@ use driver_platform::BufferBytes;
 use driver_platform::Coherent;
 use driver_platform::Direction;
 use driver_platform::Dma;
-use driver_platform::DmaError;
 use driver_platform::Mmio;
+use fallible_alloc::Shared;
+use virtio_core::Error;
+use virtio_core::Placement;
+use virtio_core::QueueSet;
+use virtio_core::Slot;
+use virtio_core::SlotQueue;
+use virtio_core::Stopped;
 use virtio_spec::net::HASH_HEADER_SIZE;
 use virtio_spec::net::Header;
-use virtqueue::RingMemory;
 use zerocopy::IntoBytes;
 
-use crate::core_queue::CoreQueue;
 use crate::counters::TransmitCounters;
-use crate::error::Error;
 use crate::error::Refusal;
 use crate::frame::Offload;
 use crate::header;
-use crate::recovery::Quiesced;
 
 /// A frame to be sent.
 #[derive(Debug)]
@@ -59,33 +60,44 @@ pub struct Transmitted<B> {
     pub taken: bool,
 }
 
-/// What is out.
+/// A frame that is out.
 #[derive(Debug)]
-pub(crate) struct Sending<B> {
+pub struct Sending<B> {
     buffer: B,
     cookie: u64,
 }
 
 /// One transmit queue.
-pub struct TransmitQueue<P: Dma<Span = RingMemory>, B> {
-    pub(crate) core: CoreQueue<Sending<P::Buffer>, B>,
+pub struct TransmitQueue<P: Dma, B> {
+    pub(crate) core: SlotQueue<Sending<P::Buffer>, B>,
     pub(crate) features: u64,
     pub(crate) mtu: Option<u16>,
     pub(crate) header_size: usize,
     /// How many pairs are in use.
-    pub(crate) active: Arc<AtomicU16>,
+    pub(crate) active: Shared<AtomicU16>,
     pub(crate) counters: TransmitCounters,
 }
 
-impl<P: BufferBytes<Span = RingMemory>, B: Mmio> TransmitQueue<P, B> {
+impl<P: Dma, B: Mmio> QueueSet for TransmitQueue<P, B> {
+    fn spill(self, into: &mut impl FnMut(Coherent)) {
+        self.core.spill(into);
+    }
+}
+
+impl<P: BufferBytes, B: Mmio> TransmitQueue<P, B> {
     /// The queue's number on the device.
     pub fn index(&self) -> u16 {
-        self.core.index
+        self.core.index()
+    }
+
+    /// The MSI-X message that the queue raises, for [`driver_platform::Interrupts::set_target`].
+    pub fn message(&self) -> Option<u16> {
+        self.core.message()
     }
 
     /// The number of its pair.
     pub fn pair(&self) -> u16 {
-        self.core.index / 2
+        self.core.index() / 2
     }
 
     /// Takes a frame. The device learns of it with the next [`TransmitQueue::kick`].
@@ -98,18 +110,30 @@ impl<P: BufferBytes<Span = RingMemory>, B: Mmio> TransmitQueue<P, B> {
         platform: &P,
         mut request: Transmit<P::Buffer>,
     ) -> Result<(), Rejected<Transmit<P::Buffer>>> {
-        let (slot, len) = match self.prepare(platform, &mut request) {
-            Ok(ready) => ready,
-            Err(reason) => return Err(Rejected { reason, request }),
+        let slot = match self.core.claim() {
+            Ok(slot) => slot,
+            Err(refusal) => {
+                let reason = refusal.into();
+                return Err(Rejected { reason, request });
+            }
         };
-        let readable = self.core.chain_len();
+        let len = match self.prepare(platform, &slot, &mut request) {
+            Ok(len) => len,
+            Err(reason) => {
+                self.core.release(slot);
+                return Err(Rejected { reason, request });
+            }
+        };
+        let readable = self.core.chain().len();
         let Transmit {
             buffer,
             headroom,
             offload,
             cookie,
         } = request;
-        let added = self.core.add(slot, readable, Sending { buffer, cookie });
+        let item = Sending { buffer, cookie };
+        let placement = Placement::RingWhileRoomy;
+        let added = self.core.add(slot, readable, placement, item);
         if let Err(Sending { mut buffer, cookie }) = added {
             platform.unmap(&mut buffer, Direction::ToDevice);
             return Err(Rejected {
@@ -128,13 +152,13 @@ impl<P: BufferBytes<Span = RingMemory>, B: Mmio> TransmitQueue<P, B> {
         Ok(())
     }
 
-    /// Checks, writes the header, maps. On success the chain is ready and there is room for it; returns its slot and the frame's bytes.
+    /// Checks, writes the header, maps. On success the chain is ready and there is room for it; returns the frame's bytes.
     fn prepare(
         &mut self,
         platform: &P,
+        slot: &Slot,
         request: &mut Transmit<P::Buffer>,
-    ) -> Result<(u16, u64), Refusal> {
-        let slot = self.core.slot()?;
+    ) -> Result<u64, Refusal> {
         if self.pair() >= self.active.load(Ordering::Relaxed) {
             return Err(Refusal::Inactive);
         }
@@ -149,23 +173,20 @@ impl<P: BufferBytes<Span = RingMemory>, B: Mmio> TransmitQueue<P, B> {
         if header::needs_tag(self.mtu, len, &request.offload) {
             self.check_tag(platform, request)?;
         }
-        self.core.chain.clear();
+        self.core.chain().clear();
         self.write_header(platform, slot, &header, request)?;
-        let before = self.core.chain_bytes();
-        let chain = &mut self.core.chain;
+        let chain = self.core.chain();
+        let before = chain.bytes();
         platform
             .map(&mut request.buffer, Direction::ToDevice, |piece| {
                 chain.push_range(piece);
             })
-            .map_err(|error| match error {
-                DmaError::Exhausted => Refusal::Busy,
-                DmaError::Unmappable => Refusal::BadBuffer,
-            })?;
-        if let Err(reason) = self.core.fits(before + room) {
+            .map_err(virtio_core::Refusal::from)?;
+        if let Err(refusal) = self.core.fits(before + room) {
             platform.unmap(&mut request.buffer, Direction::ToDevice);
-            return Err(reason);
+            return Err(refusal.into());
         }
-        Ok((slot, len))
+        Ok(len)
     }
 
     /// The room beyond the MTU is a VLAN tag's.
@@ -188,7 +209,7 @@ impl<P: BufferBytes<Span = RingMemory>, B: Mmio> TransmitQueue<P, B> {
     fn write_header(
         &mut self,
         platform: &P,
-        slot: u16,
+        slot: &Slot,
         header: &Header,
         request: &mut Transmit<P::Buffer>,
     ) -> Result<(), Refusal> {
@@ -201,9 +222,8 @@ impl<P: BufferBytes<Span = RingMemory>, B: Mmio> TransmitQueue<P, B> {
             let written = platform.write_bytes(&mut request.buffer, 0, bytes);
             return written.then_some(()).ok_or(Refusal::BadBuffer);
         }
-        let segment = self.core.memory.write(slot, 0, bytes);
-        let segment = segment.ok_or(Refusal::BadBuffer)?;
-        self.core.chain.push(segment.addr, segment.len);
+        let segment = self.core.memory().write(slot, 0, bytes);
+        self.core.chain().push(segment);
         Ok(())
     }
 
@@ -222,8 +242,11 @@ impl<P: BufferBytes<Span = RingMemory>, B: Mmio> TransmitQueue<P, B> {
     #[inline]
     pub fn poll(&mut self, platform: &P) -> Result<Option<Transmitted<P::Buffer>>, Error> {
         // What the device says it wrote does not matter: nothing in the chain is for it to write.
-        let next = self.core.next()?;
-        Ok(next.map(|(_, sending, _)| self.give_back(platform, sending, true)))
+        let Some(returned) = self.core.pop()? else {
+            return Ok(None);
+        };
+        self.core.release(returned.slot);
+        Ok(Some(self.give_back(platform, returned.item, true)))
     }
 
     fn give_back(
@@ -241,21 +264,22 @@ impl<P: BufferBytes<Span = RingMemory>, B: Mmio> TransmitQueue<P, B> {
         }
     }
 
-    /// Returns what is outstanding, one frame per call, `None` when the queue is empty. A proof for another queue returns nothing.
+    /// Returns what is outstanding, one frame per call, `None` when the queue is empty.
+    ///
+    /// # Errors
+    /// [`Error::NotQuiesced`] when the proof is of another device, of another queue or of the time before the latest restart.
     pub fn take_outstanding(
         &mut self,
         platform: &P,
-        proof: &Quiesced,
-    ) -> Option<Transmitted<P::Buffer>> {
-        if !proof.covers(self.core.index) {
-            return None;
-        }
+        proof: &Stopped,
+    ) -> Result<Option<Transmitted<P::Buffer>>, Error> {
+        self.core.check(proof)?;
         // What completed before the reset counts; a ring that is or turns out broken has nothing more to say.
         if let Ok(Some(done)) = self.poll(platform) {
-            return Some(done);
+            return Ok(Some(done));
         }
-        let sending = self.core.abandon_one()?;
-        Some(self.give_back(platform, sending, false))
+        let sending = self.core.abandon(proof)?;
+        Ok(sending.map(|sending| self.give_back(platform, sending, false)))
     }
 
     /// Asks for an interrupt at the next completion. `true`: something has already completed, poll again before sleeping.
@@ -266,18 +290,18 @@ impl<P: BufferBytes<Span = RingMemory>, B: Mmio> TransmitQueue<P, B> {
 
     /// Asks the device for no interrupts, while the shell polls or takes frames back when it sends the next ones.
     pub fn disarm(&mut self) {
-        self.core.ring.disarm();
+        self.core.disarm();
     }
 
     /// Frames that are under way.
     pub fn in_flight(&self) -> u16 {
-        self.core.ring.in_flight()
+        self.core.in_flight()
     }
 
     /// Ring descriptors that are free: a frame needs one for each of its pieces and one for the header, but only one in all when
     /// indirect tables were negotiated.
     pub fn free_descriptors(&self) -> u16 {
-        self.core.ring.free_descriptors()
+        self.core.free_descriptors()
     }
 
     /// What the queue has done.
@@ -295,9 +319,9 @@ impl<P: BufferBytes<Span = RingMemory>, B: Mmio> TransmitQueue<P, B> {
         self.core.size()
     }
 
-    /// Takes the queue apart and returns its DMA memory, for the shell to release once the device was reset. `None` while frames are
-    /// outstanding.
-    pub fn into_memory(self) -> Option<Vec<Coherent<RingMemory>>> {
-        self.core.into_memory()
+    /// Takes the queue apart and returns its DMA memory, which the device no longer uses. `None` while frames are outstanding or when the
+    /// proof is not of this queue: then the memory stays allocated for good.
+    pub fn into_memory(self, proof: &Stopped) -> Option<Vec<Coherent>> {
+        self.core.into_memory(proof)
     }
 }

@@ -4,7 +4,10 @@
 
 use alloc::vec::Vec;
 
+use fallible_alloc::FallibleVec;
 use virtio_spec::ring::PackedDescriptor;
+
+use crate::error::RingError;
 
 /// A piece of a buffer, in the driver's (guest-physical or device) address space.
 ///
@@ -56,12 +59,13 @@ pub struct ChainBatch {
 }
 
 impl ChainBatch {
-    /// An empty batch with room for `chains` chains of `segments` segments in all. It grows when
-    /// that is exceeded.
+    /// An empty batch with room for `chains` chains of `segments` segments in all, if there is
+    /// memory for them. It grows when that is exceeded; what cannot grow then is an error of
+    /// [`DeviceQueue::take`](crate::DeviceQueue::take).
     pub fn with_capacity(chains: usize, segments: usize) -> Self {
         Self {
-            entries: Vec::with_capacity(chains),
-            segments: Vec::with_capacity(segments),
+            entries: Vec::with_room(chains).unwrap_or_default(),
+            segments: Vec::with_room(segments).unwrap_or_default(),
             raw: Vec::new(),
             keep_raw: false,
         }
@@ -83,16 +87,22 @@ impl ChainBatch {
 
     /// Appends a chain of one segment. Its ring descriptor is not kept: see [`Self::keeps_raw`].
     #[inline]
-    pub(crate) fn push_single(&mut self, token: Token, segment: Segment, writable: bool) {
+    pub(crate) fn push_single(
+        &mut self,
+        token: Token,
+        segment: Segment,
+        writable: bool,
+    ) -> Result<(), RingError> {
         let start = self.segments.len() as u32;
-        self.segments.push(segment);
-        self.entries.push(Entry {
+        self.segments.push_growing(segment)?;
+        self.entries.push_growing(Entry {
             token,
             start,
             writable: start + u32::from(!writable),
             end: start + 1,
             raw_end: self.raw.len() as u32,
-        });
+        })?;
+        Ok(())
     }
 
     /// Whether ring descriptors are kept, too.
@@ -210,9 +220,12 @@ impl<'a> ChainBuilder<'a> {
         }
     }
 
-    /// Appends a segment; `false` when a readable one follows a writable one.
+    /// Appends a segment.
+    ///
+    /// # Errors
+    /// [`RingError::ReadAfterWrite`] when a readable one follows a writable one.
     #[inline]
-    pub(crate) fn push(&mut self, segment: Segment, writable: bool) -> bool {
+    pub(crate) fn push(&mut self, segment: Segment, writable: bool) -> Result<(), RingError> {
         if writable {
             if self.writable_start == usize::MAX {
                 self.writable_start = self.batch.segments.len();
@@ -220,20 +233,24 @@ impl<'a> ChainBuilder<'a> {
             self.writable_bytes += u64::from(segment.len);
         } else {
             if self.writable_start != usize::MAX {
-                return false;
+                return Err(RingError::ReadAfterWrite);
             }
             self.readable_bytes += u64::from(segment.len);
         }
-        self.batch.segments.push(segment);
-        true
+        self.batch.segments.push_growing(segment)?;
+        Ok(())
     }
 
     /// Keeps a ring descriptor, if the batch asks for it.
     #[inline]
-    pub(crate) fn push_raw(&mut self, descriptor: impl FnOnce() -> PackedDescriptor) {
+    pub(crate) fn push_raw(
+        &mut self,
+        descriptor: impl FnOnce() -> PackedDescriptor,
+    ) -> Result<(), RingError> {
         if self.batch.keep_raw {
-            self.batch.raw.push(descriptor());
+            self.batch.raw.push_growing(descriptor())?;
         }
+        Ok(())
     }
 
     /// Segments so far.
@@ -255,21 +272,22 @@ impl<'a> ChainBuilder<'a> {
     }
 
     #[inline]
-    pub(crate) fn finish(mut self, token: Token) {
+    pub(crate) fn finish(mut self, token: Token) -> Result<(), RingError> {
         let end = self.batch.segments.len();
         let writable = if self.writable_start == usize::MAX {
             end
         } else {
             self.writable_start
         };
-        self.batch.entries.push(Entry {
+        self.batch.entries.push_growing(Entry {
             token,
             start: self.start as u32,
             writable: writable as u32,
             end: end as u32,
             raw_end: self.batch.raw.len() as u32,
-        });
+        })?;
         self.finished = true;
+        Ok(())
     }
 }
 

@@ -96,8 +96,7 @@ impl Descriptor {
             addr: self.addr,
             len: self.len,
         };
-        batch.push_single(Token { id, descriptors: 1 }, segment, writable);
-        Ok(())
+        batch.push_single(Token { id, descriptors: 1 }, segment, writable)
     }
 
     /// Adds the buffer of a plain descriptor to the chain.
@@ -110,9 +109,7 @@ impl Descriptor {
             addr: self.addr,
             len: self.len,
         };
-        if !chain.push(segment, self.has(descriptor_flags::WRITE)) {
-            return Err(RingError::ReadAfterWrite);
-        }
+        chain.push(segment, self.has(descriptor_flags::WRITE))?;
         if chain.bytes() > CHAIN_BYTES_MAX {
             return Err(RingError::ChainTooLarge);
         }

@@ -5,6 +5,8 @@
 use core::error::Error;
 use core::fmt;
 
+use fallible_alloc::OutOfMemory;
+
 /// A queue cannot have these parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ConfigError {
@@ -79,6 +81,8 @@ pub enum RingError {
     UnexpectedReplay,
     /// Chains in flight before the restart have to be replayed first
     ReplayOutstanding,
+    /// No memory is left for what is private about a queue or a chain
+    OutOfMemory,
 }
 
 impl fmt::Display for RingError {
@@ -104,11 +108,18 @@ impl fmt::Display for RingError {
             Self::ReplayOutstanding => {
                 "Chains in flight before the restart have to be replayed first"
             }
+            Self::OutOfMemory => "No memory is left for the queue",
         })
     }
 }
 
 impl Error for RingError {}
+
+impl From<OutOfMemory> for RingError {
+    fn from(_: OutOfMemory) -> Self {
+        Self::OutOfMemory
+    }
+}
 
 impl From<ConfigError> for RingError {
     fn from(error: ConfigError) -> Self {

@@ -3,8 +3,10 @@
 //! One rule: this is private memory. Ids from the peer are looked up here before they mean
 //! anything.
 
-use alloc::boxed::Box;
-use alloc::vec;
+use alloc::vec::Vec;
+
+use fallible_alloc::FallibleVec;
+use fallible_alloc::OutOfMemory;
 
 use crate::error::RingError;
 
@@ -34,24 +36,24 @@ pub(crate) struct Done {
 /// Chains in flight of a device half.
 #[derive(Debug)]
 pub(crate) struct InFlight {
-    slots: Box<[Slot]>,
+    slots: Vec<Slot>,
     in_order: bool,
     /// In-order: `ordered` ids in the order of taking, a ring from `oldest` on. Otherwise: the ids
     /// completed since the last publish.
-    order: Box<[u16]>,
+    order: Vec<u16>,
     oldest: usize,
     ordered: usize,
 }
 
 impl InFlight {
-    pub(crate) fn new(size: u16, in_order: bool) -> Self {
-        Self {
-            slots: vec![Slot::default(); usize::from(size)].into_boxed_slice(),
+    pub(crate) fn new(size: u16, in_order: bool) -> Result<Self, OutOfMemory> {
+        Ok(Self {
+            slots: Vec::filled(size.into(), |_| Slot::default())?,
             in_order,
-            order: vec![0; usize::from(size)].into_boxed_slice(),
+            order: Vec::filled(size.into(), |_| 0)?,
             oldest: 0,
             ordered: 0,
-        }
+        })
     }
 
     /// Whether `id` can be taken.

@@ -2,8 +2,10 @@
 //!
 //! One rule: private memory; an id from the device means nothing until it was looked up here.
 
-use alloc::boxed::Box;
-use alloc::vec;
+use alloc::vec::Vec;
+
+use fallible_alloc::FallibleVec;
+use fallible_alloc::OutOfMemory;
 
 use crate::chain::Segment;
 use crate::error::AddError;
@@ -28,7 +30,7 @@ pub(crate) struct Loan {
 /// All chains lent and the counts of added, published and returned ones, which wrap.
 #[derive(Debug)]
 pub(crate) struct Lent {
-    loans: Box<[Loan]>,
+    loans: Vec<Loan>,
     pub(crate) added: u16,
     pub(crate) published: u16,
     pub(crate) returned: u16,
@@ -36,14 +38,14 @@ pub(crate) struct Lent {
 }
 
 impl Lent {
-    pub(crate) fn new(size: u16) -> Self {
-        Self {
-            loans: vec![Loan::default(); usize::from(size)].into_boxed_slice(),
+    pub(crate) fn new(size: u16) -> Result<Self, OutOfMemory> {
+        Ok(Self {
+            loans: Vec::filled(size.into(), |_| Loan::default())?,
             added: 0,
             published: 0,
             returned: 0,
             overruns: 0,
-        }
+        })
     }
 
     /// Lends `id`, not yet published.

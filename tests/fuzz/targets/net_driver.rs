@@ -22,6 +22,7 @@ use net_driver::Offload;
 use net_driver::Options;
 use net_driver::Queues;
 use net_driver::ReceivedBuffer;
+use net_driver::Quiesced;
 use net_driver::ResetProgress;
 use net_driver::Started;
 use net_driver::Transmit;
@@ -158,8 +159,8 @@ impl World {
             7 => self.lie(decisions),
             8 => self.poll(),
             _ => {
-                self.reset();
-                self.restart();
+                let proof = self.reset();
+                self.restart(proof);
             }
         }
     }
@@ -221,35 +222,36 @@ impl World {
         let _ = self.started.receive[0].arm() | self.started.transmit[0].arm();
     }
 
-    fn reset(&mut self) {
+    fn reset(&mut self) -> Quiesced {
         let started = &mut self.started;
         started.driver.begin_reset(&self.platform);
         let ResetProgress::Done(proof) = started.driver.poll_reset(&self.platform) else {
             panic!("the reset is not done");
         };
-        while let Some(received) = started.receive[0].take_outstanding(&self.platform, &proof) {
+        while let Some(received) = started.receive[0].take_outstanding(&self.platform, &proof).expect("the proof is of this reset") {
             for part in received.buffers {
                 assert!(self.posted.remove(&part.cookie), "returned twice");
             }
         }
-        while let Some(back) = started.transmit[0].take_outstanding(&self.platform, &proof) {
+        while let Some(back) = started.transmit[0].take_outstanding(&self.platform, &proof).expect("the proof is of this reset") {
             assert!(self.sent.remove(&back.cookie), "returned twice");
         }
         if let Some(control) = &mut started.control {
-            while control.take_outstanding(&proof).is_some() {}
+            while control.take_outstanding(&proof).expect("the proof is of this reset").is_some() {}
         }
         assert!(self.posted.is_empty() && self.sent.is_empty(), "lost");
         assert_eq!(self.platform.mapped(), 0);
         assert_eq!(self.platform.arena().faults(), 0);
+        proof
     }
 
-    fn restart(&mut self) {
+    fn restart(&mut self, proof: Quiesced) {
         let queues = Queues {
             receive: &mut self.started.receive,
             transmit: &mut self.started.transmit,
             control: self.started.control.as_mut(),
         };
-        let again = self.started.driver.restart(&self.platform, queues);
+        let again = self.started.driver.restart(&self.platform, proof, queues);
         again.expect("the device is what it was");
         self.lied = false;
         self.device.habits = NetHabits::default();
@@ -284,12 +286,13 @@ fuzz_target!(|data: &[u8]| {
         world.step(&mut decisions);
     }
     world.poll();
-    world.reset();
-    world.restart();
+    let proof = world.reset();
+    world.restart(proof);
     world.post();
     if world.posted.is_empty() {
         // A buffer in more pieces than there is room for.
-        return world.reset();
+        world.reset();
+        return;
     }
     let size = world.started.driver.info().header_size;
     if world.device.deliver(0, &vec![0; size], &[1; 60]) {

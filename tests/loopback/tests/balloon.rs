@@ -19,6 +19,7 @@ use balloon_driver::Block;
 use balloon_driver::Options;
 use balloon_driver::Pages;
 use balloon_driver::Progress;
+use balloon_driver::Quiesced;
 use balloon_driver::ResetProgress;
 use balloon_driver::Statistics;
 use balloon_driver::WANTED_FEATURES;
@@ -216,24 +217,27 @@ impl Rig {
         ledger
     }
 
-    fn reset(&mut self) {
+    /// Resets the device and empties the balloon.
+    fn reset(&mut self) -> Quiesced {
         self.backend.drain().unwrap();
         self.driver.begin_reset(&self.platform);
         let ResetProgress::Done(proof) = self.driver.poll_reset(&self.platform) else {
             panic!("pending")
         };
         self.serve();
-        while !self.driver.drain(&proof, &mut self.guest.pages) {}
+        while !self.driver.drain(&proof, &mut self.guest.pages).unwrap() {}
         let config = &mut self.function.registers().config;
         config[CONFIG_ACTUAL_OFFSET..CONFIG_ACTUAL_OFFSET + 4].fill(0);
+        proof
     }
 
     fn finish(mut self) {
-        self.reset();
+        let proof = self.reset();
         self.guest.verify_and_free(RAM);
         assert_eq!(self.guest.pages.ram().count(Owner::Free), RAM);
         drop(self.backend);
-        let memory = self.driver.into_memory().expect("something is outstanding");
+        let memory = self.driver.into_memory(&proof);
+        let memory = memory.expect("something is outstanding");
         self.platform.release_all(memory);
         assert_eq!(self.platform.arena().live(), 0);
     }
@@ -410,8 +414,8 @@ fn storm(seed: u64, features: u64, kill_one_in: u64, reset_one_in: u64) {
             rig.backend.kill(taken, staged).unwrap();
         }
         if reset_one_in > 0 && rig.random.one_in(reset_one_in) {
-            rig.reset();
-            rig.driver.restart(&rig.platform).unwrap();
+            let proof = rig.reset();
+            rig.driver.restart(&rig.platform, proof).unwrap();
             rig.sync();
         }
     }

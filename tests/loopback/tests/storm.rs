@@ -270,12 +270,14 @@ impl Storm {
         }
         let mut again = Vec::new();
         for queue in &mut self.queues {
-            while let Some(done) = queue.take_outstanding(&self.platform, &proof) {
+            while let Some(done) = queue.take_outstanding(&self.platform, &proof).unwrap() {
                 again.push(done);
             }
         }
         let mut queues: Vec<_> = self.queues.iter_mut().collect();
-        self.driver.restart(&self.platform, &mut queues).unwrap();
+        self.driver
+            .restart(&self.platform, proof, &mut queues)
+            .unwrap();
         for mut done in again {
             match done.result {
                 Ok(_) => self.finish(done.cookie, done.operation, done.buffer),
@@ -355,10 +357,13 @@ impl Storm {
         );
         self.backend.drain().unwrap();
         self.driver.begin_stop(&self.platform);
+        let ResetProgress::Done(proof) = self.driver.poll_reset(&self.platform) else {
+            panic!("pending")
+        };
         drop(self.backend);
         for queue in self.queues {
             self.platform
-                .release_all(queue.into_memory().expect("requests are outstanding"));
+                .release_all(queue.into_memory(&proof).expect("requests are outstanding"));
         }
         assert_eq!(
             (self.platform.mapped(), self.platform.arena().live()),

@@ -6,26 +6,22 @@ use balloon_driver::BalloonDriver;
 use balloon_driver::ConfigChange;
 use balloon_driver::Options;
 use balloon_driver::Progress;
-use balloon_driver::ResetProgress;
 use balloon_driver::WANTED_FEATURES;
 use virtio_spec::balloon::PAGE_SIZE;
 use virtio_spec::device_id;
-use virtio_spec::feature;
-use virtio_spec::pci::DEVICE_ID_BASE;
-use virtio_spec::pci::VENDOR_ID;
 
 use crate::apic;
 use crate::command::Task;
 use crate::cpu;
+use crate::device;
+use crate::device::number;
 use crate::json::Line;
 use crate::machine::Failure;
 use crate::machine::Machine;
 use crate::pci::Function;
-use crate::pci::Place;
 use crate::pool::Pool;
 use crate::tcp_load::Tcp;
 use crate::traffic::Traffic;
-use crate::workload::number;
 
 /// Pages taken out of the balloon at once when the guest wants memory and has none.
 const RELIEF_PAGES: u32 = 256;
@@ -50,12 +46,6 @@ struct Job<'a> {
     relieves: bool,
     /// Pages that the guest uses more after each round.
     grow: usize,
-}
-
-/// Whether a function is a modern virtio balloon.
-fn is_balloon(place: Place) -> bool {
-    place.read_u16(0) == VENDOR_ID
-        && u32::from(place.read_u16(2)) == u32::from(DEVICE_ID_BASE) + device_id::BALLOON
 }
 
 pub(crate) fn run(machine: &Machine, task: &Task<'_>) -> Result<(), Failure> {
@@ -94,27 +84,14 @@ pub(crate) fn run(machine: &Machine, task: &Task<'_>) -> Result<(), Failure> {
 }
 
 fn open(machine: &Machine, task: &Task<'_>) -> Result<BalloonDriver<Function>, Failure> {
-    let mut places = machine.functions.iter().copied();
-    let place = places.find(|&place| is_balloon(place));
-    let place = place.ok_or(Failure::new("There is no balloon", 0))?;
-    let mut features = WANTED_FEATURES;
-    for (name, bit, default) in [
-        ("packed", feature::RING_PACKED, false),
-        ("event_idx", feature::RING_EVENT_IDX, true),
-    ] {
-        if !task.flag(name, default) {
-            features &= !bit;
-        }
-    }
     let options = Options {
         batch_pages: number(task, "batch", 256)?.clamp(1, 16384) as u16,
-        features,
+        features: device::features(task, WANTED_FEATURES, &[]),
         ..Options::default()
     };
-    let function = Function::open(place);
-    let messages = function.enable_messages();
+    let (function, messages) = device::open(machine, device_id::BALLOON, 0)?;
     BalloonDriver::start(&machine.platform, function, &messages, options)
-        .map_err(|_| Failure::new("The balloon did not start", 0))
+        .map_err(|failure| device::failed(failure.error, 0))
 }
 
 impl Job<'_> {
@@ -302,17 +279,14 @@ impl Job<'_> {
 
     fn reset(&mut self) -> Result<(), Failure> {
         self.driver.begin_reset(&self.machine.platform);
-        let proof = loop {
-            match self.driver.poll_reset(&self.machine.platform) {
-                ResetProgress::Pending => {}
-                ResetProgress::Done(proof) => break proof,
-                ResetProgress::GaveUp(_) => {
-                    return Err(Failure::new("The balloon does not finish its reset", 0));
-                }
+        let proof = device::stopped(|| self.driver.poll_reset(&self.machine.platform))?;
+        loop {
+            match self.driver.drain(&proof, &mut self.pool) {
+                Ok(false) => {}
+                Ok(true) => return Ok(()),
+                Err(error) => return Err(device::failed(error, 0)),
             }
-        };
-        while !self.driver.drain(&proof, &mut self.pool) {}
-        Ok(())
+        }
     }
 }
 

@@ -13,27 +13,25 @@ use net_driver::Offload;
 use net_driver::Options;
 use net_driver::ReceiveQueue;
 use net_driver::Received;
-use net_driver::ResetProgress;
 use net_driver::Started;
 use net_driver::Transmit;
 use net_driver::TransmitQueue;
 use virtio_spec::device_id;
 use virtio_spec::feature;
 use virtio_spec::net::feature as net;
-use virtio_spec::pci::DEVICE_ID_BASE;
-use virtio_spec::pci::VENDOR_ID;
 
 use crate::command::Task;
 use crate::cpu;
+use crate::device;
+use crate::device::Switch;
+use crate::device::number;
 use crate::json::Line;
 use crate::machine::Failure;
 use crate::machine::Machine;
 use crate::pci::Bar;
 use crate::pci::Function;
-use crate::pci::Place;
 use crate::platform::Buffer;
 use crate::platform::Platform;
-use crate::workload::number;
 
 /// Buffers for frames of the usual size.
 const SMALL: u32 = 2048;
@@ -76,47 +74,20 @@ pub(crate) struct Card<'a> {
     failure: Option<Failure>,
 }
 
-/// Whether a function is a modern virtio network card.
-pub(crate) fn is_card(place: Place) -> bool {
-    place.read_u16(0) == VENDOR_ID
-        && u32::from(place.read_u16(2)) == u32::from(DEVICE_ID_BASE) + device_id::NET
-}
-
-/// Features with those taken away that the task switches off.
-fn features(task: &Task<'_>) -> u64 {
-    let switches = [
-        ("packed", feature::RING_PACKED, false),
-        ("event_idx", feature::RING_EVENT_IDX, true),
-        ("indirect", feature::RING_INDIRECT_DESC, true),
-        ("in_order", feature::IN_ORDER, false),
-        ("notification_data", feature::NOTIFICATION_DATA, true),
-        ("csum", net::CSUM, true),
-        ("tso", net::HOST_TSO4 | net::HOST_TSO6, true),
-        ("guest_csum", net::GUEST_CSUM, true),
-        ("guest_tso", net::GUEST_TSO4 | net::GUEST_TSO6, true),
-        ("mrg", net::MRG_RXBUF, true),
-        ("mq", net::MQ | net::RSS, true),
-    ];
-    let mut features = DEFAULT_FEATURES;
-    for (name, bits, default) in switches {
-        if !task.flag(name, default) {
-            features &= !bits;
-        }
-    }
-    features
-}
+/// What a task switches besides what every device has.
+const SWITCHES: [Switch; 6] = [
+    ("csum", net::CSUM, true),
+    ("tso", net::HOST_TSO4 | net::HOST_TSO6, true),
+    ("guest_csum", net::GUEST_CSUM, true),
+    ("guest_tso", net::GUEST_TSO4 | net::GUEST_TSO6, true),
+    ("mrg", net::MRG_RXBUF, true),
+    ("mq", net::MQ | net::RSS, true),
+];
 
 impl<'a> Card<'a> {
     /// Opens the card that the task names.
     pub(crate) fn open(machine: &'a Machine, task: &Task<'_>) -> Result<Self, Failure> {
         let index = number(task, "card", 0)?;
-        let place = machine
-            .functions
-            .iter()
-            .copied()
-            .filter(|&place| is_card(place))
-            .nth(index as usize)
-            .ok_or(Failure::new("There is no such network card", index))?;
         let size = number(task, "queue_size", 256)?.clamp(4, 32768) as u16;
         let piece = number(task, "piece", 1 << 16)?.clamp(512, 1 << 16) as u32;
         let options = Options {
@@ -125,15 +96,14 @@ impl<'a> Card<'a> {
             transmit_size: size,
             receive_segments: (FRAME_MAX as u32).div_ceil(piece) as u16 + 1,
             transmit_segments: (FRAME_MAX as u32).div_ceil(piece) as u16 + 1,
-            features: features(task),
+            features: device::features(task, DEFAULT_FEATURES, &SWITCHES),
         };
-        let function = Function::open(place);
-        let messages = function.enable_messages();
+        let (function, messages) = device::open(machine, device_id::NET, index)?;
         if messages.messages() == 0 {
             return Err(Failure::new("The card has no messages", index));
         }
         let started = NetDriver::start(&machine.platform, function, &messages, options)
-            .map_err(|failure| Failure::new(reason(failure.error), index))?;
+            .map_err(|failure| device::failed(failure.error, index))?;
         let mut card = Self::with(machine, started);
         if card.driver.features() & feature::RING_INDIRECT_DESC == 0 {
             card.entries = options.transmit_segments;
@@ -410,7 +380,7 @@ impl<'a> Card<'a> {
         let change = self
             .driver
             .config_changed(&self.machine.platform)
-            .map_err(|error| Failure::new(reason(error), 0))?;
+            .map_err(|error| device::failed(error, 0))?;
         if change.needs_reset {
             return Err(Failure::new("The card needs a reset", 0));
         }
@@ -461,27 +431,7 @@ impl<'a> Card<'a> {
             self.reclaim();
         }
         self.driver.begin_stop(platform);
-        loop {
-            match self.driver.poll_reset(platform) {
-                ResetProgress::Pending => core::hint::spin_loop(),
-                ResetProgress::Done(_) => return Ok(()),
-                ResetProgress::GaveUp(_) => {
-                    return Err(Failure::new("The card does not finish its reset", 0));
-                }
-            }
-        }
-    }
-}
-
-fn reason(error: net_driver::Error) -> &'static str {
-    use net_driver::Error;
-    match error {
-        Error::Transport(virtio_pci::Error::BadCapability) => "The card has bad capabilities",
-        Error::Transport(virtio_pci::Error::FeaturesRefused) => "The card refused the features",
-        Error::Transport(virtio_pci::Error::NoVector) => "The card has no vector",
-        Error::Transport(_) => "The card's transport failed",
-        Error::BadConfig => "The card has a bad configuration",
-        Error::Memory(_) => "No memory for the card's queues",
-        _ => "The card did not start",
+        device::stopped(|| self.driver.poll_reset(platform))?;
+        Ok(())
     }
 }

@@ -11,12 +11,12 @@ use crate::apic;
 use crate::card::Card;
 use crate::command::Task;
 use crate::cpu;
+use crate::device::number;
 use crate::histogram::Histogram;
 use crate::json::Line;
 use crate::machine::Failure;
 use crate::machine::Machine;
 use crate::net::STALL_MS;
-use crate::workload::number;
 
 /// The type for local experiments (IEEE 802).
 pub(crate) const TYPE: [u8; 2] = [0x88, 0xb5];

@@ -11,6 +11,7 @@ use block_driver::Request;
 use crate::apic;
 use crate::command::Task;
 use crate::cpu;
+use crate::device::number;
 use crate::histogram::Histogram;
 use crate::json::Line;
 use crate::machine::Failure;
@@ -20,7 +21,6 @@ use crate::pattern::Random;
 use crate::platform::Buffer;
 use crate::workload::Disk;
 use crate::workload::Queue;
-use crate::workload::number;
 
 /// Without a completion for this long the disk counts as dead, in milliseconds.
 const STALL_MS: u64 = 60_000;

@@ -42,6 +42,7 @@ mod balloon;
 mod card;
 mod command;
 mod cpu;
+mod device;
 #[cfg(freestanding)]
 mod entry;
 mod flow;

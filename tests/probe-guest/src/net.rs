@@ -21,11 +21,11 @@ use crate::apic;
 use crate::card::Card;
 use crate::command::Task;
 use crate::cpu;
+use crate::device::number;
 use crate::json::Line;
 use crate::machine::Failure;
 use crate::machine::Machine;
 use crate::wire::Wire;
-use crate::workload::number;
 
 /// Port of all services.
 pub(crate) const PORT: u16 = 7700;

@@ -31,6 +31,10 @@ const MSIX: u8 = 0x11;
 const MSIX_ENABLE: u16 = 1 << 15;
 const MSIX_MASK_ALL: u16 = 1 << 14;
 const MSIX_ENTRY: u64 = 16;
+const MSIX_ADDRESS: u64 = 0;
+const MSIX_DATA: u64 = 8;
+const MSIX_CONTROL: u64 = 12;
+const MSIX_MASKED: u32 = 1;
 /// First vector for messages; the one below is the alarm.
 const FIRST_MESSAGE_VECTOR: u8 = cpu::FIRST_VECTOR + 1;
 const MESSAGES_MAX: u16 = 17;
@@ -129,25 +133,28 @@ impl Function {
     /// Fills the MSI-X table with vectors that count, and switches it on.
     pub(crate) fn enable_messages(&self) -> Messages {
         let Some(capability) = self.capability(MSIX) else {
-            return Messages(0);
+            return Messages::none();
         };
         let control = self.place.read_u16(capability + 2);
         let table = self.place.read_u32(capability + 4);
         let count = ((control & 0x7ff) + 1).min(MESSAGES_MAX);
         let Some(bar) = self.bar((table & 7) as u8) else {
-            return Messages(0);
+            return Messages::none();
+        };
+        let messages = Messages {
+            count,
+            table: Some((bar, u64::from(table & !7))),
         };
         for index in 0..count {
-            let entry = u64::from(table & !7) + u64::from(index) * MSIX_ENTRY;
             let address = apic::message_address();
-            bar.write_u32(entry, (address & 0xffff_ffff) as u32);
-            bar.write_u32(entry + 4, (address >> 32) as u32);
-            bar.write_u32(entry + 8, u32::from(message_vector(index)));
-            bar.write_u32(entry + 12, 0);
+            messages.write(index, MSIX_ADDRESS, (address & 0xffff_ffff) as u32);
+            messages.write(index, MSIX_ADDRESS + 4, (address >> 32) as u32);
+            messages.write(index, MSIX_DATA, u32::from(message_vector(index)));
+            messages.unmask(index);
         }
         self.place
             .write_u16(capability + 2, control & !MSIX_MASK_ALL | MSIX_ENABLE);
-        Messages(count)
+        messages
     }
 
     fn capability(&self, id: u8) -> Option<u16> {
@@ -223,12 +230,45 @@ impl PciFunction for Function {
 }
 
 /// MSI-X messages that are switched on.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Messages(pub(crate) u16);
+#[derive(Clone, Debug)]
+pub(crate) struct Messages {
+    count: u16,
+    /// Where the table is.
+    table: Option<(Bar, u64)>,
+}
+
+impl Messages {
+    fn none() -> Self {
+        Self {
+            count: 0,
+            table: None,
+        }
+    }
+
+    /// Writes a field of a message's entry.
+    fn write(&self, message: u16, field: u64, value: u32) {
+        if let Some((bar, base)) = &self.table {
+            bar.write_u32(base + u64::from(message) * MSIX_ENTRY + field, value);
+        }
+    }
+}
 
 impl Interrupts for Messages {
     fn messages(&self) -> u16 {
-        self.0
+        self.count
+    }
+
+    fn mask(&self, message: u16) {
+        self.write(message, MSIX_CONTROL, MSIX_MASKED);
+    }
+
+    fn unmask(&self, message: u16) {
+        self.write(message, MSIX_CONTROL, 0);
+    }
+
+    fn set_target(&self, _: u16, processor: u32) -> bool {
+        // There is one processor, and all messages go to it.
+        processor == 0
     }
 }
 

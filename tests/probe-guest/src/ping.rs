@@ -12,6 +12,7 @@ use smoltcp::wire::IpAddress;
 
 use crate::command::Task;
 use crate::cpu;
+use crate::device::number;
 use crate::histogram::Histogram;
 use crate::json::Line;
 use crate::machine::Failure;
@@ -19,7 +20,6 @@ use crate::machine::Machine;
 use crate::net::Net;
 use crate::net::peer;
 use crate::pattern;
-use crate::workload::number;
 
 const IDENT: u16 = 0x5056;
 /// An echo that takes longer is lost, in milliseconds.

@@ -122,10 +122,9 @@ fn take(len: usize, align: usize) -> Option<(RingMemory, u64)> {
 // SAFETY: areas are fresh, zeroed, aligned and contiguous, because memory is identity-mapped; a buffer is owned by the driver while it is
 // mapped.
 unsafe impl Dma for Platform {
-    type Span = RingMemory;
     type Buffer = Buffer;
 
-    fn allocate(&self, len: usize, align: usize) -> Result<Coherent<RingMemory>, DmaError> {
+    fn allocate(&self, len: usize, align: usize) -> Result<Coherent, DmaError> {
         let (span, device_addr) = take(len, align).ok_or(DmaError::Exhausted)?;
         Ok(Coherent {
             span,
@@ -134,7 +133,7 @@ unsafe impl Dma for Platform {
         })
     }
 
-    unsafe fn release(&self, _memory: Coherent<RingMemory>) {
+    unsafe fn release(&self, _memory: Coherent) {
         // Goes with the scope of the job.
     }
 

@@ -2,13 +2,14 @@
 //!
 //! Rule: one line per PCI function, one per disk, one per queue.
 use virtio_pci::Transport;
+use virtio_spec::device_id;
 
+use crate::device::is_virtio;
 use crate::json::Line;
 use crate::machine::Failure;
 use crate::machine::Machine;
 use crate::pci::Function;
 use crate::workload::Disk;
-use crate::workload::is_disk;
 
 pub(crate) fn run(machine: &Machine) -> Result<(), Failure> {
     for &place in &machine.functions {
@@ -19,7 +20,8 @@ pub(crate) fn run(machine: &Machine) -> Result<(), Failure> {
             .hex("id", u64::from(place.read_u16(2)));
         line.hex("class", u64::from(place.read_u32(8) >> 8)).print();
     }
-    let disks = machine.functions.iter().filter(|&&place| is_disk(place));
+    let disks = machine.functions.iter();
+    let disks = disks.filter(|&&place| is_virtio(place, device_id::BLOCK));
     for (index, &place) in disks.enumerate() {
         let transport = Transport::probe(Function::open(place))
             .map_err(|_| Failure::new("The disk has bad capabilities", index as u64))?;

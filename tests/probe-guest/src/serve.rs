@@ -10,6 +10,7 @@ use smoltcp::socket::udp;
 
 use crate::command::Task;
 use crate::cpu;
+use crate::device::number;
 use crate::flow::Flow;
 use crate::flow::Greeting;
 use crate::flow::HELLO;
@@ -21,7 +22,6 @@ use crate::net::Net;
 use crate::net::PORT;
 use crate::tcp_load;
 use crate::udp_load;
-use crate::workload::number;
 
 /// Datagrams in the socket.
 const DATAGRAMS: usize = 128;

@@ -15,6 +15,7 @@ use smoltcp::wire::Ipv4Address;
 
 use crate::command::Task;
 use crate::cpu;
+use crate::device::number;
 use crate::flow::Flow;
 use crate::flow::Greeting;
 use crate::flow::Mode;
@@ -25,7 +26,6 @@ use crate::net::Net;
 use crate::net::PORT;
 use crate::net::STALL_MS;
 use crate::net::peer;
-use crate::workload::number;
 
 /// A socket with buffers of `window` bytes.
 pub(crate) fn socket(window: usize) -> tcp::Socket<'static> {

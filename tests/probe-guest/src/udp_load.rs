@@ -11,6 +11,7 @@ use smoltcp::wire::IpEndpoint;
 
 use crate::command::Task;
 use crate::cpu;
+use crate::device::number;
 use crate::histogram::Histogram;
 use crate::json::Line;
 use crate::machine::Failure;
@@ -20,7 +21,6 @@ use crate::net::PORT;
 use crate::net::STALL_MS;
 use crate::net::peer;
 use crate::pattern;
-use crate::workload::number;
 
 /// Without an answer for this long a datagram is lost, in milliseconds.
 const LOST_MS: u64 = 1000;

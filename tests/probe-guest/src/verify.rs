@@ -15,13 +15,13 @@ use block_driver::Request;
 use crate::apic;
 use crate::command::Task;
 use crate::cpu;
+use crate::device::number;
 use crate::json::Line;
 use crate::machine::Failure;
 use crate::machine::Machine;
 use crate::pattern::Random;
 use crate::platform::Buffer;
 use crate::workload::Disk;
-use crate::workload::number;
 
 use self::buffers::check_buffer;
 use self::buffers::fill_buffer;

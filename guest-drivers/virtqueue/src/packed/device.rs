@@ -76,7 +76,7 @@ impl PackedDevice {
             unreplayed: outstanding,
             armed: true,
             error: None,
-            in_flight: InFlight::new(config.size, config.in_order),
+            in_flight: InFlight::new(config.size, config.in_order)?,
         };
         queue.hide_unpublished();
         Ok(queue)
@@ -175,7 +175,7 @@ impl PackedDevice {
         descriptor: &Descriptor,
         first: bool,
     ) -> Result<bool, RingError> {
-        chain.push_raw(|| raw(descriptor));
+        chain.push_raw(|| raw(descriptor))?;
         let next = descriptor.has(descriptor_flags::NEXT);
         if descriptor.has(descriptor_flags::INDIRECT) {
             if !self.config.indirect {
@@ -201,7 +201,7 @@ impl PackedDevice {
     ) -> Result<(), RingError> {
         self.in_flight
             .begin(id, descriptors, chain.writable_bytes())?;
-        chain.finish(Token { id, descriptors });
+        chain.finish(Token { id, descriptors })?;
         self.chains += 1;
         Ok(())
     }

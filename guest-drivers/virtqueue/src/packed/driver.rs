@@ -3,9 +3,10 @@
 //! One rule: a used descriptor is believed as far as its id names a chain the device has; how far
 //! the ring moves on is taken from our own record of that chain.
 
-use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
+use fallible_alloc::FallibleVec;
 use virtio_spec::pci::NotificationData;
 use virtio_spec::ring::descriptor_flags;
 
@@ -44,7 +45,7 @@ pub(crate) struct PackedDriver {
     staged: u16,
     free: u16,
     /// Links of the free ids. In order they never change: ids then go round.
-    links: Box<[u16]>,
+    links: Vec<u16>,
     first_free: u16,
     /// In order: the oldest id lent.
     oldest: u16,
@@ -69,11 +70,11 @@ impl PackedDriver {
             first: None,
             staged: 0,
             free: 0,
-            links: (0..config.size).collect(),
+            links: Vec::filled(config.size.into(), |_| 0)?,
             first_free: 0,
             oldest: 0,
             batch: None,
-            lent: Lent::new(config.size),
+            lent: Lent::new(config.size)?,
             armed: true,
             error: None,
         };

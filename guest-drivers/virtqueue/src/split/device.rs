@@ -66,7 +66,8 @@ impl SplitDevice {
     ) -> Result<Self, RingError> {
         rings.check(&config)?;
         let outstanding = state.outstanding(&config)?;
-        let queue = Self::locate(config, rings, state, outstanding);
+        let in_flight = InFlight::new(config.size, config.in_order)?;
+        let queue = Self::locate(config, rings, state, (outstanding, in_flight));
         let queue = queue.ok_or(ConfigError::AreaTooSmall)?;
         if config.event_idx {
             // With the feature the flags are unused and must be 0 (sec. 2.7.10.1).
@@ -79,7 +80,7 @@ impl SplitDevice {
         config: QueueConfig,
         rings: &Rings,
         state: QueueState,
-        outstanding: u16,
+        (outstanding, in_flight): (u16, InFlight),
     ) -> Option<Self> {
         let size = usize::from(config.size);
         Some(Self {
@@ -102,7 +103,7 @@ impl SplitDevice {
             unreplayed: outstanding,
             armed: true,
             error: None,
-            in_flight: InFlight::new(config.size, config.in_order),
+            in_flight,
         })
     }
 
@@ -179,8 +180,7 @@ impl SplitDevice {
         chain.finish(Token {
             id: head,
             descriptors,
-        });
-        Ok(())
+        })
     }
 
     /// The descriptor at `index`, read once.

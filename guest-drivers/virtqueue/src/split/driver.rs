@@ -3,9 +3,10 @@
 //! One rule: the ring is written, never read back, except for what the device writes: the used
 //! ring and its event index.
 
-use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
+use fallible_alloc::FallibleVec;
 use virtio_spec::pci::NotificationData;
 use virtio_spec::ring::avail;
 use virtio_spec::ring::descriptor_flags;
@@ -44,12 +45,12 @@ pub(crate) struct SplitDriver {
     mask: u16,
     /// Links of the free descriptors and of each chain's. In order they never change: then
     /// descriptors are taken and freed round the table, as sec. 2.7.9 asks.
-    links: Box<[u16]>,
+    links: Vec<u16>,
     first_free: u16,
     free: u16,
     lent: Lent,
     /// In order: the id of each available entry.
-    order: Box<[u16]>,
+    order: Vec<u16>,
     /// In order: the batch being returned, as sequence of its last chain and bytes written there.
     batch: Option<(u16, u32)>,
     /// The device's used index when last read, checked.
@@ -58,15 +59,29 @@ pub(crate) struct SplitDriver {
     error: Option<RingError>,
 }
 
+/// What the queue keeps on its own heap.
+struct Private {
+    links: Vec<u16>,
+    order: Vec<u16>,
+    lent: Lent,
+}
+
 impl SplitDriver {
     pub(crate) fn new(config: QueueConfig, rings: &Rings) -> Result<Self, RingError> {
         rings.check(&config)?;
-        let mut queue = Self::locate(config, rings).ok_or(ConfigError::AreaTooSmall)?;
+        let order = if config.in_order { config.size } else { 0 };
+        let private = Private {
+            links: Vec::filled(config.size.into(), |_| 0)?,
+            order: Vec::filled(order.into(), |_| 0)?,
+            lent: Lent::new(config.size)?,
+        };
+        let queue = Self::locate(config, rings, private);
+        let mut queue = queue.ok_or(ConfigError::AreaTooSmall)?;
         queue.reset(|_| ());
         Ok(queue)
     }
 
-    fn locate(config: QueueConfig, rings: &Rings) -> Option<Self> {
+    fn locate(config: QueueConfig, rings: &Rings, private: Private) -> Option<Self> {
         let size = usize::from(config.size);
         Some(Self {
             table: Cells::new(&rings.descriptors, 0, 2 * size)?,
@@ -81,11 +96,11 @@ impl SplitDriver {
             rings: *rings,
             config,
             mask: config.size - 1,
-            links: (0..config.size).collect(),
+            links: private.links,
             first_free: 0,
             free: 0,
-            lent: Lent::new(config.size),
-            order: (0..if config.in_order { config.size } else { 0 }).collect(),
+            lent: private.lent,
+            order: private.order,
             batch: None,
             seen_used: 0,
             armed: true,

@@ -226,14 +226,14 @@ impl Side {
         self.backend.reset().unwrap();
         let mac = self.mac();
         for queue in &mut self.receive {
-            while let Some(received) = queue.take_outstanding(&self.platform, &proof) {
+            while let Some(received) = queue.take_outstanding(&self.platform, &proof).unwrap() {
                 if let Ok(frame) = received.frame {
                     self.arrived.take(&frame, gather(received.buffers), mac);
                 }
             }
         }
         for queue in &mut self.transmit {
-            while let Some(sent) = queue.take_outstanding(&self.platform, &proof) {
+            while let Some(sent) = queue.take_outstanding(&self.platform, &proof).unwrap() {
                 if !sent.taken {
                     self.lost
                         .push(((sent.cookie >> 32) as u32, sent.cookie as u32 as usize));
@@ -241,7 +241,7 @@ impl Side {
             }
         }
         if let Some(control) = &mut self.control {
-            while control.take_outstanding(&proof).is_some() {}
+            while control.take_outstanding(&proof).unwrap().is_some() {}
         }
         assert_eq!(self.platform.mapped(), 0);
         let queues = Queues {
@@ -249,7 +249,7 @@ impl Side {
             transmit: &mut self.transmit,
             control: self.control.as_mut(),
         };
-        self.driver.restart(&self.platform, queues).unwrap();
+        self.driver.restart(&self.platform, proof, queues).unwrap();
         self.open();
     }
 
@@ -262,18 +262,26 @@ impl Side {
         };
         self.backend.reset().unwrap();
         for mut queue in self.receive.drain(..) {
-            while queue.take_outstanding(&self.platform, &proof).is_some() {}
+            while queue
+                .take_outstanding(&self.platform, &proof)
+                .unwrap()
+                .is_some()
+            {}
             self.platform
-                .release_all(queue.into_memory().expect("buffers are out"));
+                .release_all(queue.into_memory(&proof).expect("buffers are out"));
         }
         for mut queue in self.transmit.drain(..) {
-            while queue.take_outstanding(&self.platform, &proof).is_some() {}
+            while queue
+                .take_outstanding(&self.platform, &proof)
+                .unwrap()
+                .is_some()
+            {}
             self.platform
-                .release_all(queue.into_memory().expect("frames are out"));
+                .release_all(queue.into_memory(&proof).expect("frames are out"));
         }
         if let Some(queue) = self.control.take() {
             self.platform
-                .release_all(queue.into_memory().expect("commands are out"));
+                .release_all(queue.into_memory(&proof).expect("commands are out"));
         }
         assert_eq!(self.platform.mapped(), 0);
         assert_eq!(self.platform.arena().live(), 0);

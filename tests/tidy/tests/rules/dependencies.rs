@@ -10,14 +10,16 @@ use crate::tree::Tree;
 /// A product's edge leads to a lower level; the `tests` group may use what it tests.
 #[rustfmt::skip]
 const EDGES: &[(&str, u8, &[&str], &[&str])] = &[
+    ("fallible-alloc",      0, &[], &[]),
     ("virtio-spec",         0, &[], &[]),
-    ("virtqueue",           1, &["virtio-spec"], &[]),
-    ("driver-platform",     1, &[], &[]),
-    ("virtio-pci",          2, &["virtio-spec", "driver-platform"], &["driver-fakes"]),
-    ("block-driver",        3, &["virtio-spec", "virtqueue", "driver-platform", "virtio-pci"], &[]),
-    ("net-driver",          3, &["virtio-spec", "virtqueue", "driver-platform", "virtio-pci"], &[]),
-    ("balloon-driver",      3, &["virtio-spec", "virtqueue", "driver-platform", "virtio-pci"], &[]),
-    ("driver-fakes",        4, &["virtio-spec", "virtqueue", "driver-platform", "balloon-driver"], &["virtio-pci", "block-driver", "net-driver"]),
+    ("virtqueue",           1, &["fallible-alloc", "virtio-spec"], &[]),
+    ("driver-platform",     2, &["virtqueue"], &[]),
+    ("virtio-pci",          3, &["virtio-spec", "driver-platform"], &["driver-fakes"]),
+    ("virtio-core",         4, &["fallible-alloc", "virtio-spec", "virtqueue", "driver-platform", "virtio-pci"], &[]),
+    ("block-driver",        5, &["fallible-alloc", "virtio-spec", "virtqueue", "driver-platform", "virtio-pci", "virtio-core"], &["driver-fakes"]),
+    ("net-driver",          5, &["fallible-alloc", "virtio-spec", "driver-platform", "virtio-pci", "virtio-core"], &["driver-fakes"]),
+    ("balloon-driver",      5, &["fallible-alloc", "virtio-spec", "virtqueue", "driver-platform", "virtio-pci", "virtio-core"], &["driver-fakes"]),
+    ("driver-fakes",        6, &["virtio-spec", "virtqueue", "driver-platform", "balloon-driver"], &[]),
     ("host-os",             0, &[], &[]),
     ("metrics",             0, &[], &[]),
     ("config-file",         0, &[], &[]),
@@ -43,7 +45,7 @@ const EDGES: &[(&str, u8, &[&str], &[&str])] = &[
     ("loopback",            9, &["virtio-spec", "virtqueue", "driver-platform", "virtio-pci", "block-driver", "net-driver", "driver-fakes", "host-os", "guest-memory", "device-model", "block-backend", "net-backend"], &["balloon-driver", "balloon-backend"]),
     ("protocol",            9, &["virtio-spec", "virtqueue", "host-os", "vhost-user-protocol", "guest-memory", "device-model", "vhost-user-server", "block-backend", "net-backend", "vhost-user-frontend"], &["balloon-backend"]),
     ("medium",             10, &["metrics", "virtio-spec", "virtqueue", "host-os", "vhost-user-protocol", "device-model", "block-backend", "daemon-shell", "protocol"], &[]),
-    ("probe-guest",         9, &["virtio-spec", "virtqueue", "driver-platform", "virtio-pci", "block-driver", "net-driver", "balloon-driver"], &[]),
+    ("probe-guest",         9, &["virtio-spec", "virtqueue", "driver-platform", "virtio-pci", "virtio-core", "block-driver", "net-driver", "balloon-driver"], &[]),
     ("vm",                  8, &["host-os"], &["machine"]),
     ("bench",               9, &["virtio-spec", "virtqueue", "host-os", "vhost-user-frontend"], &[]),
     ("xtask",               9, &["host-os", "vm"], &[]),
@@ -169,7 +171,7 @@ fn every_edge_of_the_table_is_used() {
                 "net-link -> virtqueue (tests)",
             ),
         ],
-        fine: &[&[("guest-drivers/virtqueue/Cargo.toml", "[package]\nname = 'virtqueue'\n[dependencies]\nvirtio-spec.workspace = true\n")]],
+        fine: &[&[("guest-drivers/virtqueue/Cargo.toml", "[package]\nname = 'virtqueue'\n[dependencies]\nfallible-alloc.workspace = true\nvirtio-spec.workspace = true\n")]],
     }
     .holds();
 }

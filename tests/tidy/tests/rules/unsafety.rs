@@ -13,6 +13,7 @@ use crate::tree::Tree;
 /// Path prefix, and why the files there need `unsafe`.
 #[rustfmt::skip]
 const LEDGER: &[(&str, &str)] = &[
+    ("guest-drivers/fallible-alloc/",   "lists and shared values over memory that may be refused"),
     ("guest-drivers/virtqueue/",        "atomic and volatile access to ring memory shared with the peer"),
     ("guest-drivers/driver-platform/src/dma.rs", "declares the contract of DMA memory; no unsafe block"),
     ("guest-drivers/driver-fakes/",     "fake DMA memory is handed out as raw pointers, as real DMA memory is"),
