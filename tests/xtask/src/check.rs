@@ -8,6 +8,7 @@ use std::process::Command;
 use std::process::Stdio;
 use std::time::Instant;
 
+use crate::allocation;
 use crate::shell;
 use crate::totals::Skipped;
 use crate::totals::Totals;
@@ -16,7 +17,7 @@ use crate::totals::Totals;
 const DENY: &str = "cargo-deny@0.20.2";
 
 /// Checks the tree as a reviewer's machine would: format, clippy, workspace rules, documentation,
-/// dependency rules. All steps run even when one fails.
+/// drivers without infallible allocation, dependency rules. All steps run even when one fails.
 #[derive(clap::Args)]
 pub struct Args {
     /// Only name a missing cargo-deny, do not install it.
@@ -116,6 +117,7 @@ fn steps(
     step("documentation", &mut || {
         shell::show(&mut documentation()).map(Ok)
     })?;
+    step("allocation", &mut allocation::check)?;
     let deny = deny()?;
     let missing = || Err(format!("cargo-deny is missing ({INSTALL})"));
     step("dependencies", &mut || match &deny {

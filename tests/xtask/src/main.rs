@@ -2,6 +2,7 @@
 //!
 //! One rule: a task prints what it does before it does it, and what it left out with the reason.
 
+mod allocation;
 mod bench;
 mod check;
 mod demo;

@@ -2,8 +2,10 @@
 //!
 //! One rule: only root installs, and only what is missing.
 
+use std::path::Path;
 use std::process::Command;
 
+use crate::allocation;
 use crate::shell;
 
 /// A program and the package it comes in.
@@ -30,11 +32,10 @@ const TOOLS: &[(&str, &str)] = &[
 
 fn missing() -> Vec<&'static str> {
     let lacks = |tool: &&(&str, &str)| vm::tool(tool.0, tool.1).is_err();
-    let mut packages: Vec<_> = TOOLS
-        .iter()
-        .filter(lacks)
-        .map(|(_, package)| *package)
-        .collect();
+    let tools = TOOLS.iter().filter(lacks);
+    let files = allocation::FILES.iter();
+    let files = files.filter(|(file, _)| !Path::new(file).exists());
+    let mut packages: Vec<_> = tools.chain(files).map(|(_, package)| *package).collect();
     packages.dedup();
     packages
 }
