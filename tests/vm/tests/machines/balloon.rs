@@ -18,7 +18,7 @@ use vm::qemu::Machine;
 use vm::tree;
 
 /// Booting without hardware help on a busy computer.
-const BOOT: Duration = Duration::from_secs(180);
+const BOOT: Duration = Duration::from_secs(600);
 /// One step of a scenario.
 const STEP: Duration = Duration::from_secs(240);
 

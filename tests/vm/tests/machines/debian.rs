@@ -19,9 +19,9 @@ use vm::qemu::Running;
 use vm::tree;
 
 /// Booting without hardware help on a busy computer.
-const BOOT: Duration = Duration::from_secs(180);
+const BOOT: Duration = Duration::from_secs(600);
 /// One step of a scenario.
-const STEP: Duration = Duration::from_secs(240);
+const STEP: Duration = Duration::from_secs(600);
 
 /// Requests that tell a load at work from what was under way.
 const LOAD: u64 = 32;
@@ -90,11 +90,12 @@ impl Scene {
     fn kill_under_load(&mut self, rounds: u32) -> anyhow::Result<()> {
         self.guest.console.expect("@@ killing", STEP)?;
         for round in 0..rounds {
-            // The load is at work again: QEMU 7.2 gives a disk up whose daemon dies while QEMU greets it.
+            // The load is at work again, and QEMU has set up the other queues too: 7.2 gives a disk up whose daemon dies
+            // while QEMU greets it.
             self.daemon.completes(LOAD, STEP)?;
+            std::thread::sleep(Duration::from_millis(1400 + 130 * u64::from(round)));
             self.daemon.kill()?;
-            // It is away for a moment, or longer than QEMU waits between two looks for its socket.
-            std::thread::sleep(Duration::from_millis(400 * u64::from(round)));
+            std::thread::sleep(Duration::from_millis(100 * u64::from(round)));
             self.daemon.restart()?;
         }
         self.daemon.completes(LOAD, STEP)?;

@@ -36,7 +36,7 @@ use vm::qmp;
 use vm::tree;
 
 /// Booting without hardware help on a busy computer.
-const BOOT: Duration = Duration::from_secs(180);
+const BOOT: Duration = Duration::from_secs(600);
 /// One event, and I/O after it.
 const STEP: Duration = Duration::from_secs(120);
 

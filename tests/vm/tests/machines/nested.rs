@@ -23,7 +23,7 @@ use vm::qemu::QUIET;
 use vm::tree;
 
 /// Booting without hardware help on a busy computer.
-const BOOT: Duration = Duration::from_secs(180);
+const BOOT: Duration = Duration::from_secs(600);
 /// The monitor, from its guest's end to its own.
 const END: Duration = Duration::from_secs(60);
 /// The inner guest, from its first instruction to its end.
