@@ -26,8 +26,8 @@ Examples:
 
   The machine's side: QEMU 10.1 or later (its device of this name takes any vhost-user back-end;
   5 is the balloon). Memory must be shared; $GUEST is your other options. In our monitor's
-  vm.toml it is a table `balloon` with the key `socket`; Cloud Hypervisor's option, by its
-  document and not tried, is --generic-vhost-user with socket=/tmp/balloon.sock,device_type=5,
+  vm.toml it is a table `balloon` with the key `socket`; Cloud Hypervisor's option is
+  --generic-vhost-user with socket=/tmp/balloon.sock,device_type=5,
   queue_sizes=[128,128,128,128,128]:
     qemu-system-x86_64 $GUEST -m 2G \\
       -object memory-backend-memfd,id=m,size=2G,share=on -numa node,memdev=m \\
