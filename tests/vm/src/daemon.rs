@@ -280,7 +280,7 @@ impl Daemon {
     pub fn active_pairs(&self) -> anyhow::Result<Vec<u64>> {
         let status = self.control(&serde_json::json!({ "command": "status" }))?;
         let devices = status["ok"]["devices"].as_array().context("No devices")?;
-        let pairs = |device: &serde_json::Value| device["device"]["active-pairs"].as_u64();
+        let pairs = |device: &serde_json::Value| device["device"]["active_pairs"].as_u64();
         let pairs = devices.iter().map(pairs).collect::<Option<_>>();
         pairs.with_context(|| format!("No pairs in {status}"))
     }
