@@ -130,7 +130,7 @@ impl<F: PciFunction> Device<F> {
     ///
     /// # Errors
     /// [`Error::NotQuiesced`] when the proof is not of this device and its latest reset; then nothing was done. [`Error::Changed`] when
-    /// the device came back with other features; otherwise as for [`crate::bring_up`]. The device is marked FAILED then, and only another
+    /// the device came back with other features; otherwise as for [`crate::bring_up()`]. The device is marked FAILED then, and only another
     /// reset helps.
     pub fn restart(
         &mut self,

@@ -4,7 +4,7 @@
 //! and one epoch, that is of the time from a start or restart to the next. Everything is allocated before DRIVER_OK.
 //!
 //! A driver core is made of
-//! - [`bring_up`], which takes a function from the bus to DRIVER_OK and tells the driver when to agree on features and make its queues;
+//! - [`bring_up()`], which takes a function from the bus to DRIVER_OK and tells the driver when to agree on features and make its queues;
 //! - one [`SlotQueue`] for each queue: [`SlotQueue::claim`] a [`Slot`], put the [`Chain`] together, [`SlotQueue::add`] it with whatever is
 //!   to come back, [`SlotQueue::publish`]; then [`SlotQueue::pop`];
 //! - [`Device`], the control half, with the resets: [`Device::begin_reset`], [`Device::poll_reset`] for the proof,
