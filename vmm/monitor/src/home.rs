@@ -111,7 +111,15 @@ fn claim(runtime: &Path, name: &str) -> Result<Home, Error> {
     };
     let end = Instant::now() + LEAVE;
     loop {
-        private_folder(&path)?;
+        match private_folder(&path) {
+            // Another VM that starts took it for one that was left behind, before it could be locked.
+            Err(Error::Folder { source, .. })
+                if source.kind() == io::ErrorKind::NotFound && Instant::now() < end =>
+            {
+                continue;
+            }
+            made => made?,
+        }
         match try_lock(&path).map_err(fail)? {
             Some(lock) => {
                 empty(&path);
@@ -222,6 +230,23 @@ impl Home {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn vms_that_start_beside_each_other_all_get_their_folders() {
+        let runtime = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for vm in 0..4 {
+                let runtime = runtime.path();
+                scope.spawn(move || {
+                    for turn in 0..500 {
+                        prune(runtime);
+                        let home = claim(runtime, &format!("vm{vm}-{turn}")).unwrap();
+                        remove(&home.path);
+                    }
+                });
+            }
+        });
+    }
 
     #[test]
     fn a_name_is_taken_while_its_lock_is_held_and_its_socket_answers() {
