@@ -90,7 +90,9 @@ impl Terminal {
         let slave = || pty.slave.try_clone().map(Stdio::from);
         let vm = Vm::start_by("serial = 'stdio'\n", |command| {
             let mut shell = Command::new("setsid");
-            shell.args(["--ctty", "--wait", "bash", "--norc", "-m", "-c", script]);
+            // What started the tests may ignore signals, and that is inherited.
+            let words = "--ctty --wait env --default-signal bash --norc -m -c";
+            shell.args(words.split(' ')).arg(script);
             shell.arg(command.get_program()).args(command.get_args());
             let variables = command.get_envs();
             shell.envs(variables.filter_map(|(key, value)| Some((key, value?))));
