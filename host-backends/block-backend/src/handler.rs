@@ -376,8 +376,12 @@ impl QueueHandler for BlockQueue {
         self.runner.completion_fd()
     }
 
-    fn sleeping(&mut self, asleep: bool) {
-        self.runner.sleeping(asleep);
+    fn before_sleep(&mut self) {
+        self.runner.before_sleep();
+    }
+
+    fn after_sleep(&mut self, completed: bool) {
+        self.runner.after_sleep(completed);
     }
 
     fn in_flight(&self) -> usize {

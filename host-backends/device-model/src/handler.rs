@@ -56,8 +56,11 @@ pub trait QueueHandler: Send {
         None
     }
 
-    /// Called before the worker sleeps, and when it woke, so that a handler can turn completion events on and off.
-    fn sleeping(&mut self, _asleep: bool) {}
+    /// Called before the worker sleeps, so that a handler can turn completion events on.
+    fn before_sleep(&mut self) {}
+
+    /// Called when the worker woke, so that a handler can turn completion events off; `completed`: the descriptor was readable.
+    fn after_sleep(&mut self, _completed: bool) {}
 
     /// A place where others use the queue while it runs; the worker then parks. Asked once, at the start.
     ///

@@ -60,8 +60,12 @@ impl QueueHandler for Present {
         self.handler.completion_fd()
     }
 
-    fn sleeping(&mut self, asleep: bool) {
-        self.handler.sleeping(asleep);
+    fn before_sleep(&mut self) {
+        self.handler.before_sleep();
+    }
+
+    fn after_sleep(&mut self, completed: bool) {
+        self.handler.after_sleep(completed);
     }
 
     fn shelf(&self) -> Option<Arc<dyn Shelf>> {

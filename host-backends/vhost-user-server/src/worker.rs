@@ -362,27 +362,27 @@ impl State<'_> {
             self.poller.activity();
             return;
         }
-        self.handler.sleeping(true);
+        self.handler.before_sleep();
         let start = Instant::now();
-        self.wait();
-        self.handler.sleeping(false);
+        let woken = self.wait();
+        self.handler.after_sleep(woken.completed);
+        if woken.rang {
+            self.queue.interrupt_if_late();
+        }
         self.poller.slept(start.elapsed());
         self.queue.counters().wakeups.add(1);
         self.queue.disarm();
     }
 
     /// Waits for a kick, a command, a completion or the time of an interrupt.
-    fn wait(&self) {
+    fn wait(&self) -> Woken {
         let sources = Sources {
             shared: self.shared,
             kick: self.kick.as_deref(),
             handler: &*self.handler,
             moderator: self.queue.moderator(),
         };
-        let woken = sources.wait();
-        if woken.rang {
-            self.queue.interrupt_if_late();
-        }
+        sources.wait()
     }
 }
 

@@ -96,8 +96,11 @@ pub(crate) trait Engine: Send {
         Ok(())
     }
 
-    /// The worker is about to wait for [`Engine::completion_fd`], or has done so.
-    fn sleeping(&mut self, _asleep: bool) {}
+    /// The worker is about to wait for [`Engine::completion_fd`].
+    fn before_sleep(&mut self) {}
+
+    /// It has done so; `completed`: the descriptor was readable.
+    fn after_sleep(&mut self, _completed: bool) {}
 
     /// Readable when [`Engine::reap`] has something, while the worker sleeps.
     fn completion_fd(&self) -> Option<BorrowedFd<'_>> {

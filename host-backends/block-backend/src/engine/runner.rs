@@ -117,8 +117,12 @@ impl<T: Default> Runner<T> {
         self.engine.pending()
     }
 
-    pub fn sleeping(&mut self, asleep: bool) {
-        self.engine.sleeping(asleep);
+    pub fn before_sleep(&mut self) {
+        self.engine.before_sleep();
+    }
+
+    pub fn after_sleep(&mut self, completed: bool) {
+        self.engine.after_sleep(completed);
     }
 
     pub fn completion_fd(&self) -> Option<BorrowedFd<'_>> {

@@ -47,8 +47,6 @@ pub(crate) struct UringEngine {
     read_at_once: bool,
     write_at_once: WriteAtOnce,
     misses: u32,
-    /// We have signalled the event ourselves.
-    notified: bool,
 }
 
 /// How writes to the page cache are made.
@@ -82,7 +80,6 @@ impl UringEngine {
                 WriteAtOnce::Never
             },
             misses: 0,
-            notified: false,
         })
     }
 
@@ -291,24 +288,22 @@ impl Engine for UringEngine {
         Some(self.ring.event.as_fd())
     }
 
-    fn sleeping(&mut self, asleep: bool) {
-        if !asleep {
-            self.ring.ring.completion().disable_eventfd();
-            // Without a completion the kernel has not signalled it. One that it notes just now may leave a signal behind:
-            // the next sleep then ends at once.
-            if std::mem::take(&mut self.notified) || !self.ring.ring.completion().is_empty() {
-                self.ring.event.drain();
-            }
-            return;
-        }
+    fn before_sleep(&mut self) {
         self.ring.ring.completion().enable_eventfd();
         // The kernel looks at the flag after it noted a completion; we look for a completion after we set the flag.
         fence(Ordering::SeqCst);
         let waiting =
             self.ring.ring.submission().taskrun() || !self.ring.ring.completion().is_empty();
         if self.pending != 0 && (waiting || self.queued != 0) {
-            self.notified = true;
             self.ring.event.notify();
+        }
+    }
+
+    fn after_sleep(&mut self, completed: bool) {
+        self.ring.ring.completion().disable_eventfd();
+        // A completion that the kernel notes just now may still leave a signal behind; it ends the next sleep, and goes then.
+        if completed {
+            self.ring.event.drain();
         }
     }
 

@@ -331,6 +331,20 @@ fn the_asked_engine_is_the_one_in_use() {
 }
 
 #[test]
+fn a_signal_that_comes_after_its_completion_was_taken_wakes_the_worker_once() {
+    let image = image_of(&[0; 4096]);
+    let mut rig = Rig::new(BlockSpec {
+        engine: EngineChoice::Uring,
+        ..BlockSpec::image(image.path())
+    });
+    assert_eq!(rig.flush(), 0);
+    let event = rig.handler.completion_fd().expect("an event");
+    nix::unistd::write(event, &1_u64.to_ne_bytes()).expect("a signal");
+    assert!(rig.wakes(), "the signal is there");
+    assert!(!rig.wakes(), "the queue is idle");
+}
+
+#[test]
 fn a_queue_dropped_with_requests_under_way_waits_for_them() {
     let image = image_of(&vec![0; 1 << 20]);
     let spec = BlockSpec {

@@ -237,13 +237,26 @@ impl Rig {
 
     /// Sleeps as a worker does; completions in flight must wake it.
     fn sleep(&mut self) {
-        self.handler.sleeping(true);
-        if let Some(fd) = self.handler.completion_fd() {
+        assert!(
+            self.sleep_at_most(PollTimeout::from(20_000_u16)),
+            "no completion wakes the worker"
+        );
+    }
+
+    /// Whether a worker that lies down now is woken at once by a completion.
+    pub fn wakes(&mut self) -> bool {
+        self.sleep_at_most(PollTimeout::ZERO)
+    }
+
+    /// Whether a completion ended the sleep; true without a descriptor to wait for.
+    fn sleep_at_most(&mut self, time: PollTimeout) -> bool {
+        self.handler.before_sleep();
+        let completed = self.handler.completion_fd().is_none_or(|fd| {
             let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
-            let woken = poll(&mut fds, PollTimeout::from(20_000_u16)).expect("a poll");
-            assert_eq!(woken, 1, "no completion wakes the worker");
-        }
-        self.handler.sleeping(false);
+            poll(&mut fds, time).expect("a poll") == 1
+        });
+        self.handler.after_sleep(completed);
+        completed
     }
 
     /// Sends one chain and waits for its answer.

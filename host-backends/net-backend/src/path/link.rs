@@ -415,15 +415,7 @@ impl QueueHandler for LinkPair {
         Some(self.events.epoll.0.as_fd())
     }
 
-    fn sleeping(&mut self, asleep: bool) {
-        if !asleep {
-            self.inlet.wake_fd().drain();
-            self.inlet.disarm();
-            if self.starved.is_some() {
-                self.events.set_timer(None);
-            }
-            return;
-        }
+    fn before_sleep(&mut self) {
         self.core.policy.flush();
         if self.starved.is_some() {
             self.events.set_timer(Some(STARVATION));
@@ -431,6 +423,14 @@ impl QueueHandler for LinkPair {
         let wanted = self.state.link_up && self.inlet.has_room_or_arms();
         if let Some(link) = &self.outlet.link {
             self.events.set_link(&**link, wanted);
+        }
+    }
+
+    fn after_sleep(&mut self, _completed: bool) {
+        self.inlet.wake_fd().drain();
+        self.inlet.disarm();
+        if self.starved.is_some() {
+            self.events.set_timer(None);
         }
     }
 

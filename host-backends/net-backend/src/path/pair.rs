@@ -91,10 +91,8 @@ impl QueueHandler for SwitchPair {
         })
     }
 
-    fn sleeping(&mut self, asleep: bool) {
-        if asleep {
-            self.core.policy.flush();
-        }
+    fn before_sleep(&mut self) {
+        self.core.policy.flush();
     }
 
     fn in_flight(&self) -> usize {

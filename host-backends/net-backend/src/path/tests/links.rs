@@ -124,11 +124,11 @@ fn row_25_a_link_whose_guest_starves_waits_asleep_until_buffers_come() {
         rig.arrive(&frame(9, 1, 60 + nth));
     }
     rig.guest.run();
-    rig.guest.handler.sleeping(true);
+    rig.guest.handler.before_sleep();
     let _ = rig.guest.shelf;
     // The wake-up of the queue's arrival at its shelf is taken away by the first sleep.
-    rig.guest.handler.sleeping(false);
-    rig.guest.handler.sleeping(true);
+    rig.guest.handler.after_sleep(true);
+    rig.guest.handler.before_sleep();
     assert!(!rig.is_awake(), "frames without buffers keep nobody awake");
     // The first buffer's publication asks for the kick that was armed; what the kick does is the queue worker's.
     assert!(rig.guest.post(&[256]), "the device wants to be told");
@@ -138,7 +138,7 @@ fn row_25_a_link_whose_guest_starves_waits_asleep_until_buffers_come() {
     assert!(!rig.is_awake(), "buffers alone wake nobody");
     rig.guest.shelf.kicked();
     assert!(rig.is_awake());
-    rig.guest.handler.sleeping(false);
+    rig.guest.handler.after_sleep(true);
     rig.guest.run();
     assert_eq!(rig.guest.got().len(), 40);
     for _ in 0..60 {
@@ -162,15 +162,15 @@ fn a_frame_that_is_larger_than_the_buffers_waits_asleep_for_the_rest_of_them() {
         }
         rig.post_each(&[1526, 1526, 1526]);
         rig.guest.run();
-        rig.guest.handler.sleeping(true);
-        rig.guest.handler.sleeping(false);
-        rig.guest.handler.sleeping(true);
+        rig.guest.handler.before_sleep();
+        rig.guest.handler.after_sleep(true);
+        rig.guest.handler.before_sleep();
         assert!(!rig.is_awake(), "too few buffers keep nobody awake");
         assert_eq!(rig.guest.got().len(), 1);
         rig.post_each(&[1526, 1526, 1526]);
         rig.guest.shelf.kicked();
         assert!(rig.is_awake());
-        rig.guest.handler.sleeping(false);
+        rig.guest.handler.after_sleep(true);
         rig.guest.run();
         let got = rig.guest.got();
         assert_eq!(got.len(), 2);
@@ -191,9 +191,9 @@ fn a_frame_that_never_gets_its_buffers_is_given_up_and_the_next_goes_on() {
     let start = std::time::Instant::now();
     while rig.guest.totals().receive.starved == 0 {
         assert!(start.elapsed() < std::time::Duration::from_secs(10));
-        rig.guest.handler.sleeping(true);
+        rig.guest.handler.before_sleep();
         rig.awaken();
-        rig.guest.handler.sleeping(false);
+        rig.guest.handler.after_sleep(true);
         rig.guest.run();
     }
     assert!(start.elapsed() >= STARVATION);
@@ -303,19 +303,19 @@ fn links_without_offloads_get_finished_frames() {
 fn a_pulled_cable_stops_both_ways_and_the_worker_hears_of_it() {
     let mut rig = rig(MERGEABLE, Offloads::ALL);
     rig.guest.post(&[500]);
-    rig.guest.handler.sleeping(true);
+    rig.guest.handler.before_sleep();
     rig.guest.port.update(|state| state.link_up = false);
     assert!(rig.is_awake());
-    rig.guest.handler.sleeping(false);
+    rig.guest.handler.after_sleep(true);
     rig.arrive(&frame(9, 1, 60));
     rig.guest.send_all(&[frame(1, 9, 60)]);
     assert!(rig.sent().is_empty() && rig.guest.got().is_empty());
     assert_eq!(rig.guest.totals().transmit.link_down, 1);
-    rig.guest.handler.sleeping(true);
+    rig.guest.handler.before_sleep();
     assert!(!rig.is_awake());
     rig.guest.port.update(|state| state.link_up = true);
     assert!(rig.is_awake());
-    rig.guest.handler.sleeping(false);
+    rig.guest.handler.after_sleep(true);
     rig.guest.run();
     assert_eq!(rig.guest.got().len(), 1);
 }
