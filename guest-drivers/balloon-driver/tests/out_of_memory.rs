@@ -12,11 +12,13 @@ mod rig;
 use balloon_driver::BalloonDriver;
 use balloon_driver::Error;
 use balloon_driver::ResetProgress;
+use balloon_driver::StartFailure;
 use driver_fakes::FakeFunction;
 use driver_fakes::FakeInterrupts;
 use driver_fakes::FakePlatform;
 use driver_fakes::heap::TestHeap;
-use driver_fakes::heap::refusing;
+use driver_fakes::out_of_memory::refuse_dma;
+use driver_fakes::out_of_memory::refuse_heap;
 use driver_platform::DmaError;
 use rig::*;
 use virtio_spec::feature;
@@ -26,19 +28,15 @@ static HEAP: TestHeap = TestHeap;
 
 const RINGS: [u64; 3] = [0, feature::IN_ORDER, feature::RING_PACKED];
 
-/// Starts, and takes the driver apart again; nothing may be left behind.
-fn attempt(
-    platform: &FakePlatform,
-    function: FakeFunction,
-    nth: Option<u64>,
-) -> (Option<Error>, bool) {
-    let interrupts = FakeInterrupts(3);
-    let start = || BalloonDriver::start(platform, function, &interrupts, options());
-    let (started, refused) = match nth {
-        Some(nth) => refusing(nth, start),
-        None => (start(), false),
-    };
-    let error = match started {
+type Attempt = Result<BalloonDriver<FakeFunction>, StartFailure>;
+
+fn start(platform: &FakePlatform, function: FakeFunction) -> Attempt {
+    BalloonDriver::start(platform, function, &FakeInterrupts(3), options())
+}
+
+/// Takes the driver apart again, or what is left of it.
+fn stop(platform: &FakePlatform, started: Attempt) -> Option<Error> {
+    match started {
         Ok(mut driver) => {
             driver.begin_reset(platform);
             let ResetProgress::Done(proof) = driver.poll_reset(platform) else {
@@ -51,45 +49,23 @@ fn attempt(
             platform.release_all(failure.memory);
             Some(failure.error)
         }
-    };
-    assert_eq!(platform.arena().live(), 0, "memory was lost");
-    (error, refused)
+    }
 }
 
 #[test]
 fn whichever_allocation_the_heap_refuses_the_start_fails_and_loses_nothing() {
     for ring in RINGS {
-        let mut nth = 0;
-        loop {
-            let platform = FakePlatform::new(1);
-            let function = function(registers(ALL | ring));
-            match attempt(&platform, function.clone(), Some(nth)) {
-                (None, false) => break,
-                outcome => assert_eq!(outcome, (Some(Error::OutOfMemory), true), "{nth}"),
-            }
-            assert_eq!(attempt(&platform, function, None), (None, false));
-            nth += 1;
-        }
-        assert!(nth > 10, "only {nth} allocations");
+        let device = || function(registers(ALL | ring));
+        let count = refuse_heap(device, start, stop, &Error::OutOfMemory);
+        assert!(count > 10, "only {count} allocations");
     }
 }
 
 #[test]
 fn whichever_dma_memory_is_refused_the_start_fails_and_loses_nothing() {
     for ring in RINGS {
-        let mut nth = 0;
-        loop {
-            let mut platform = FakePlatform::new(1);
-            platform.refused_allocation = Some(nth);
-            let function = function(registers(ALL | ring));
-            match attempt(&platform, function.clone(), None) {
-                (None, _) => break,
-                (error, _) => assert_eq!(error, Some(Error::Memory(DmaError::Exhausted))),
-            }
-            platform.refused_allocation = None;
-            assert_eq!(attempt(&platform, function, None), (None, false));
-            nth += 1;
-        }
-        assert!(nth > 5, "only {nth} areas");
+        let device = || function(registers(ALL | ring));
+        let count = refuse_dma(device, start, stop, &Error::Memory(DmaError::Exhausted));
+        assert!(count > 5, "only {count} areas");
     }
 }

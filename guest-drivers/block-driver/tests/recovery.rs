@@ -33,6 +33,21 @@ fn reset_first(rig: &mut Rig) -> Quiesced {
     }
 }
 
+/// The first queue gives back one request, which was cut short by the reset, and nothing more.
+fn comes_back_alone(rig: &mut Rig, proof: &Quiesced, cookie: u64) {
+    let mut back = || {
+        rig.queues[0]
+            .take_outstanding(&rig.platform, proof)
+            .unwrap()
+    };
+    let completion = back().unwrap();
+    assert_eq!(
+        (completion.cookie, completion.result),
+        (cookie, Err(RequestError::Reset))
+    );
+    assert!(back().is_none());
+}
+
 #[test]
 fn a_reset_returns_finished_requests_as_finished_and_the_rest_for_another_try() {
     for features in ring_feature_sets() {
@@ -99,20 +114,7 @@ fn one_queue_is_reset_while_the_other_goes_on() {
     let proof = reset_first(&mut rig);
     let other = rig.queues[1].take_outstanding(&rig.platform, &proof);
     assert_eq!(other.err(), Some(Error::NotQuiesced));
-    let completion = rig.queues[0]
-        .take_outstanding(&rig.platform, &proof)
-        .unwrap()
-        .unwrap();
-    assert_eq!(
-        (completion.cookie, completion.result),
-        (1, Err(RequestError::Reset))
-    );
-    assert!(
-        rig.queues[0]
-            .take_outstanding(&rig.platform, &proof)
-            .unwrap()
-            .is_none()
-    );
+    comes_back_alone(&mut rig, &proof, 1);
     rig.disk.serve(1);
     assert_eq!(
         rig.queues[1].poll(&rig.platform).unwrap().unwrap().cookie,
@@ -276,20 +278,7 @@ fn a_reset_in_the_middle_of_a_long_range_returns_it_once_and_issues_nothing() {
     rig.disk.serve(0);
     let rings = rig.function.registers().queues[0].rings;
     let proof = rig.reset();
-    let completion = rig.queues[0]
-        .take_outstanding(&rig.platform, &proof)
-        .unwrap()
-        .unwrap();
-    assert_eq!(
-        (completion.cookie, completion.result),
-        (5, Err(RequestError::Reset))
-    );
-    assert!(
-        rig.queues[0]
-            .take_outstanding(&rig.platform, &proof)
-            .unwrap()
-            .is_none()
-    );
+    comes_back_alone(&mut rig, &proof, 5);
     assert_eq!(rig.function.registers().queues[0].rings, rings);
     rig.finish();
 }

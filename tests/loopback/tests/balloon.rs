@@ -31,6 +31,7 @@ use driver_fakes::FakePlatform;
 use driver_fakes::FakeRam;
 use driver_fakes::Owner;
 use driver_fakes::Random;
+use driver_fakes::feature_sets;
 use loopback::Backend;
 use loopback::Shared;
 use loopback::shared_memory;
@@ -253,18 +254,12 @@ fn options(features: u64) -> Options {
 }
 
 fn ring_feature_sets() -> impl Iterator<Item = u64> {
-    let bits = [
+    feature_sets(&[
         feature::RING_PACKED,
         feature::RING_EVENT_IDX,
         feature::NOTIFICATION_DATA,
-    ];
-    (0..8_u32).map(move |set| {
-        bits.iter()
-            .enumerate()
-            .filter(|(i, _)| set >> i & 1 == 1)
-            .map(|(_, bit)| bit)
-            .sum()
-    })
+    ])
+    .into_iter()
 }
 
 #[test]

@@ -33,6 +33,7 @@ use driver_fakes::FakeFunction;
 use driver_fakes::FakeInterrupts;
 use driver_fakes::FakePlatform;
 use driver_fakes::Random;
+use driver_fakes::feature_sets;
 use loopback::Backend;
 use loopback::shared_arena;
 use virtio_spec::feature;
@@ -379,19 +380,13 @@ const RING_BITS: u64 = feature::RING_PACKED
     | feature::IN_ORDER;
 
 fn ring_feature_sets() -> impl Iterator<Item = u64> {
-    let bits = [
+    feature_sets(&[
         feature::RING_PACKED,
         feature::RING_EVENT_IDX,
         feature::RING_INDIRECT_DESC,
         feature::NOTIFICATION_DATA,
-    ];
-    (0..16_u32).map(move |set| {
-        bits.iter()
-            .enumerate()
-            .filter(|(i, _)| set >> i & 1 == 1)
-            .map(|(_, bit)| bit)
-            .sum()
-    })
+    ])
+    .into_iter()
 }
 
 const ENGINES: [EngineChoice; 2] = [EngineChoice::Sync, EngineChoice::Map];

@@ -20,6 +20,7 @@ use driver_fakes::FakeRam;
 use driver_fakes::Layout;
 use driver_fakes::Owner;
 use driver_fakes::Registers;
+use driver_fakes::feature_sets;
 use virtio_spec::balloon;
 use virtio_spec::balloon::feature::*;
 use virtio_spec::balloon::stat;
@@ -110,21 +111,12 @@ pub fn rig(seed: u64, features: u64) -> Rig {
 
 /// Every combination of the ring features that the balloon uses.
 pub fn ring_feature_sets() -> Vec<u64> {
-    let bits = [
+    feature_sets(&[
         feature::RING_PACKED,
         feature::RING_EVENT_IDX,
         feature::NOTIFICATION_DATA,
         feature::IN_ORDER,
-    ];
-    (0..1_u32 << bits.len())
-        .map(|set| {
-            bits.iter()
-                .enumerate()
-                .filter(|(i, _)| set >> i & 1 == 1)
-                .map(|(_, bit)| bit)
-                .sum()
-        })
-        .collect()
+    ])
 }
 
 impl Rig {

@@ -21,6 +21,7 @@ use driver_fakes::FakeInterrupts;
 use driver_fakes::FakePlatform;
 use driver_fakes::Layout;
 use driver_fakes::Registers;
+use driver_fakes::feature_sets;
 use virtio_spec::block;
 use virtio_spec::block::feature::*;
 use virtio_spec::feature;
@@ -117,23 +118,14 @@ pub fn rig(seed: u64, ring_features: u64) -> Rig {
 
 /// Every combination of the ring features.
 pub fn ring_feature_sets() -> Vec<u64> {
-    let bits = [
+    feature_sets(&[
         feature::RING_PACKED,
         feature::RING_EVENT_IDX,
         feature::RING_INDIRECT_DESC,
         feature::NOTIFICATION_DATA,
         feature::RING_RESET,
         feature::IN_ORDER,
-    ];
-    (0..1_u32 << bits.len())
-        .map(|set| {
-            bits.iter()
-                .enumerate()
-                .filter(|(i, _)| set >> i & 1 == 1)
-                .map(|(_, bit)| bit)
-                .sum()
-        })
-        .collect()
+    ])
 }
 
 pub fn read(sector: u64, len: usize, cookie: u64) -> Request<FakeBuffer> {

@@ -13,6 +13,7 @@ use driver_fakes::FakeNet;
 use driver_fakes::FakePlatform;
 use driver_fakes::Layout;
 use driver_fakes::Registers;
+use driver_fakes::feature_sets;
 use net_driver::Answer;
 use net_driver::Command;
 use net_driver::ControlQueue;
@@ -127,21 +128,14 @@ pub fn rig(seed: u64, features: u64) -> Rig {
 
 /// Every combination of the ring features.
 pub fn ring_feature_sets() -> Vec<u64> {
-    let bits = [
+    feature_sets(&[
         feature::RING_PACKED,
         feature::RING_EVENT_IDX,
         feature::RING_INDIRECT_DESC,
         feature::NOTIFICATION_DATA,
         feature::RING_RESET,
         feature::IN_ORDER,
-    ];
-    let chosen = |set: u32| {
-        let bits = bits.iter().enumerate();
-        bits.filter(|(i, _)| set >> i & 1 == 1)
-            .map(|(_, b)| b)
-            .sum()
-    };
-    (0..1_u32 << bits.len()).map(chosen).collect()
+    ])
 }
 
 /// A frame that can be told from others.
