@@ -8,37 +8,37 @@
 //! A poller that shares its CPU keeps away the very threads it waits for: another queue's worker, the kernel's own, the
 //! guest's. So it gives the CPU away at each look at the clock. With those that give it back soon that is all it takes.
 //! Others keep it as long as the scheduler lets them; and a poller comes back last, because it has used up its share, where
-//! a sleeper that is woken goes first. So a poller looks for long holes in its own time, and sleeps for a while when it
-//! sees some.
+//! a sleeper that is woken goes first. So a poller measures how long it was preempted, and sleeps for a while if that was
+//! much.
 
 use crate::Polling;
 use std::time::Duration;
 use std::time::Instant;
 
 /// The longest usual wait for a completion that is polled for. A wake-up costs some ten microseconds, a twentieth of it.
-const COMPLETION_WORTH: Duration = Duration::from_micros(200);
+const COMPLETION_MOST: Duration = Duration::from_micros(200);
 /// The same for the driver's next request: nobody waits for an answer meanwhile, so the CPU's time counts for more.
-const REQUEST_WORTH: Duration = Duration::from_micros(100);
+const REQUEST_MOST: Duration = Duration::from_micros(100);
 /// Longest window of `Polling::Auto`.
-const AUTO_MAX: Duration = Duration::from_micros(400);
+const WINDOW_MAX: Duration = Duration::from_micros(400);
 /// Shortest: what a glance costs is not worth saving.
-const AUTO_MIN: Duration = Duration::from_micros(10);
+const WINDOW_MIN: Duration = Duration::from_micros(10);
 /// Idle rounds between two looks at the clock.
 const ROUNDS_PER_CLOCK: u32 = 8;
 /// Between two looks at the clock pass a few microseconds, and a few more if another poller or the kernel had a turn. After
 /// more than this the CPU was with somebody who does not give it back by himself.
-const HOLE: Duration = Duration::from_micros(500);
-/// Polled time after which its holes are judged.
-const SPELL: Duration = Duration::from_millis(20);
-/// Holes of more than this share (one in so many) of a spell end the polling.
+const PREEMPTED: Duration = Duration::from_micros(500);
+/// Polled time after which a new account begins.
+const ACCOUNT: Duration = Duration::from_millis(20);
+/// Preemption for more than this share (one in so many) of it ends the polling.
 const TOLERATED: u32 = 4;
-/// How long polling then rests, at first and at most.
-const REST_MIN: Duration = Duration::from_millis(50);
-const REST_MAX: Duration = Duration::from_secs(2);
+/// How long no polling begins then, at first and at most.
+const BACK_OFF_MIN: Duration = Duration::from_millis(50);
+const BACK_OFF_MAX: Duration = Duration::from_secs(2);
 
 /// What an idle worker waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Awaited {
+enum Awaited {
     /// The driver's next request; nothing is in flight.
     Request,
     /// The end of something in flight, or another request.
@@ -49,12 +49,12 @@ pub(crate) enum Awaited {
 #[derive(Debug)]
 pub(crate) struct Poller {
     mode: Polling,
-    requests: Usual,
-    completions: Usual,
+    requests: MeanWait,
+    completions: MeanWait,
     /// The present wait; `None` while there is activity.
     wait: Option<Wait>,
     rounds: u32,
-    crowd: Crowd,
+    contention: Contention,
 }
 
 /// One wait, from the first look at the clock on.
@@ -71,11 +71,11 @@ impl Poller {
         // The first waits are short: whoever starts a queue is about to use it.
         Self {
             mode,
-            requests: Usual::up_to(REQUEST_WORTH),
-            completions: Usual::up_to(COMPLETION_WORTH),
+            requests: MeanWait::up_to(REQUEST_MOST),
+            completions: MeanWait::up_to(COMPLETION_MOST),
             wait: None,
             rounds: 0,
-            crowd: Crowd::default(),
+            contention: Contention::default(),
         }
     }
 
@@ -88,9 +88,9 @@ impl Poller {
         }
     }
 
-    /// Nothing was; whether to poll once more instead of sleeping.
+    /// Nothing was, and `in_flight` requests wait for their end; whether to poll once more instead of sleeping.
     #[inline]
-    pub(crate) fn poll_on(&mut self, awaited: Awaited) -> bool {
+    pub(crate) fn poll_on(&mut self, in_flight: usize) -> bool {
         match self.mode {
             Polling::Off => return false,
             Polling::Always => return true,
@@ -104,6 +104,10 @@ impl Poller {
             // Pollers that share a CPU take turns, and the kernel's threads get theirs at once.
             std::thread::yield_now();
         }
+        let awaited = match in_flight {
+            0 => Awaited::Request,
+            _ => Awaited::Completion,
+        };
         self.look(awaited, Instant::now())
     }
 
@@ -122,16 +126,16 @@ impl Poller {
         let passed = now - wait.looked;
         wait.looked = now;
         let lasts = now - wait.since < wait.window;
-        let crowded = self.mode == Polling::Auto && self.crowd.passed(passed, now);
-        lasts && !crowded
+        let contended = self.mode == Polling::Auto && self.contention.note(passed, now);
+        lasts && !contended
     }
 
     /// How long the wait that begins is polled for.
     fn window(&mut self, awaited: Awaited, now: Instant) -> Duration {
         match self.mode {
             Polling::Window(window) => window,
-            _ if self.crowd.rests(now) => Duration::ZERO,
-            _ => self.usual(awaited).window(),
+            _ if self.contention.backs_off(now) => Duration::ZERO,
+            _ => self.mean_of(awaited).window(),
         }
     }
 
@@ -144,10 +148,10 @@ impl Poller {
     }
 
     fn learn(&mut self, awaited: Awaited, time: Duration) {
-        self.usual(awaited).learn(time);
+        self.mean_of(awaited).learn(time);
     }
 
-    fn usual(&mut self, awaited: Awaited) -> &mut Usual {
+    fn mean_of(&mut self, awaited: Awaited) -> &mut MeanWait {
         match awaited {
             Awaited::Request => &mut self.requests,
             Awaited::Completion => &mut self.completions,
@@ -157,29 +161,29 @@ impl Poller {
 
 /// How long a kind of wait usually is: a mean in which the last waits count most.
 #[derive(Debug)]
-struct Usual {
+struct MeanWait {
     mean: Duration,
-    worth: Duration,
+    most: Duration,
 }
 
-impl Usual {
-    fn up_to(worth: Duration) -> Self {
+impl MeanWait {
+    fn up_to(most: Duration) -> Self {
         Self {
             mean: Duration::ZERO,
-            worth,
+            most,
         }
     }
 
     fn learn(&mut self, time: Duration) {
         // One very long wait says no more than one that is too long; a few short ones outweigh it.
-        let time = time.min(2 * AUTO_MAX);
+        let time = time.min(2 * WINDOW_MAX);
         self.mean = (self.mean * 7 + time) / 8;
     }
 
     /// How long the next one is polled for.
     fn window(&self) -> Duration {
-        if self.mean <= self.worth {
-            (2 * self.mean).clamp(AUTO_MIN, AUTO_MAX)
+        if self.mean <= self.most {
+            (2 * self.mean).clamp(WINDOW_MIN, WINDOW_MAX)
         } else {
             Duration::ZERO
         }
@@ -188,49 +192,45 @@ impl Usual {
 
 /// Whether others want the CPU that we poll on.
 #[derive(Debug)]
-struct Crowd {
+struct Contention {
     polled: Duration,
-    holes: Duration,
-    rest: Duration,
-    resting_until: Option<Instant>,
+    preempted: Duration,
+    back_off: Duration,
+    backs_off_until: Option<Instant>,
 }
 
-impl Default for Crowd {
+impl Default for Contention {
     fn default() -> Self {
         Self {
             polled: Duration::ZERO,
-            holes: Duration::ZERO,
-            rest: REST_MIN,
-            resting_until: None,
+            preempted: Duration::ZERO,
+            back_off: BACK_OFF_MIN,
+            backs_off_until: None,
         }
     }
 }
 
-impl Crowd {
+impl Contention {
     /// Whether no polling is to begin `now`.
-    fn rests(&mut self, now: Instant) -> bool {
-        let resting = self.resting_until.is_some_and(|until| now < until);
-        if !resting {
-            self.resting_until = None;
-        }
-        resting
+    fn backs_off(&self, now: Instant) -> bool {
+        self.backs_off_until.is_some_and(|until| now < until)
     }
 
     /// `time` passed between two looks at the clock; whether the polling is to end.
-    fn passed(&mut self, time: Duration, now: Instant) -> bool {
+    fn note(&mut self, time: Duration, now: Instant) -> bool {
         self.polled += time;
-        if time > HOLE {
-            self.holes += time;
+        if time > PREEMPTED {
+            self.preempted += time;
         }
-        if self.holes > SPELL / TOLERATED {
-            self.resting_until = Some(now + self.rest);
-            self.rest = (2 * self.rest).min(REST_MAX);
-            (self.polled, self.holes) = (Duration::ZERO, Duration::ZERO);
+        if self.preempted > ACCOUNT / TOLERATED {
+            self.backs_off_until = Some(now + self.back_off);
+            self.back_off = (2 * self.back_off).min(BACK_OFF_MAX);
+            (self.polled, self.preempted) = (Duration::ZERO, Duration::ZERO);
             return true;
         }
-        if self.polled > SPELL {
-            self.rest = REST_MIN;
-            (self.polled, self.holes) = (Duration::ZERO, Duration::ZERO);
+        if self.polled > ACCOUNT {
+            self.back_off = BACK_OFF_MIN;
+            (self.polled, self.preempted) = (Duration::ZERO, Duration::ZERO);
         }
         false
     }

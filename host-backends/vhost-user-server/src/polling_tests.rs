@@ -48,7 +48,7 @@ impl Idler {
 #[test]
 fn long_waits_are_slept_through_and_short_ones_polled_for_again() {
     let mut idler = Idler::new(Polling::Auto);
-    assert!(idler.idle(Awaited::Request, SHORT, LOOK) >= AUTO_MIN);
+    assert!(idler.idle(Awaited::Request, SHORT, LOOK) >= WINDOW_MIN);
     idler.idle_often(Awaited::Request, LONG);
     assert_eq!(idler.idle(Awaited::Request, LONG, LOOK), Duration::ZERO);
     idler.idle_often(Awaited::Request, SHORT);
@@ -64,6 +64,15 @@ fn a_slow_driver_does_not_end_the_polling_for_a_fast_medium() {
     }
     assert!(idler.idle(Awaited::Completion, SHORT, LOOK) >= SHORT);
     assert_eq!(idler.idle(Awaited::Request, LONG, LOOK), Duration::ZERO);
+}
+
+#[test]
+fn with_requests_in_flight_it_is_the_medium_that_is_waited_for() {
+    let mut idler = Idler::new(Polling::Auto);
+    idler.idle_often(Awaited::Request, LONG);
+    assert!(!idler.poller.poll_on(0), "the driver is slow");
+    idler.poller.slept(LONG);
+    assert!(idler.poller.poll_on(3), "nothing is known of the medium");
 }
 
 #[test]
@@ -83,17 +92,17 @@ fn whoever_keeps_the_cpu_for_long_ends_the_polling_for_a_while() {
     idler.idle_often(Awaited::Completion, SHORT);
     // A busy program takes the CPU for a time slice.
     idler.idle(Awaited::Completion, SHORT, 2 * LONG);
-    let rested = idler.now;
-    let mut rest = Duration::ZERO;
+    let backed_off = idler.now;
+    let mut pause = Duration::ZERO;
     while idler.idle(Awaited::Completion, SHORT, LOOK).is_zero() {
-        rest = idler.now - rested;
-        assert!(rest < 2 * REST_MIN);
+        pause = idler.now - backed_off;
+        assert!(pause < 2 * BACK_OFF_MIN);
     }
-    assert!(rest >= REST_MIN / 2);
-    // If it is still there, the next rest is longer.
+    assert!(pause >= BACK_OFF_MIN / 2);
+    // If it is still there, the next pause is longer.
     idler.idle(Awaited::Completion, SHORT, 2 * LONG);
-    let rested = idler.now;
-    while idler.now - rested < REST_MIN + REST_MIN / 2 {
+    let backed_off = idler.now;
+    while idler.now - backed_off < BACK_OFF_MIN + BACK_OFF_MIN / 2 {
         let polled = idler.idle(Awaited::Completion, SHORT, LOOK);
         assert!(polled.is_zero());
     }
@@ -122,10 +131,10 @@ fn a_window_that_was_asked_for_is_polled_whole_whatever_happens() {
 #[test]
 fn off_never_polls_and_always_never_stops() {
     let mut off = Poller::new(Polling::Off);
-    assert!(!off.poll_on(Awaited::Request));
-    assert!(!off.poll_on(Awaited::Completion));
+    assert!(!off.poll_on(0));
+    assert!(!off.poll_on(1));
     let mut always = Poller::new(Polling::Always);
-    assert!((0..1000).all(|_| always.poll_on(Awaited::Request)));
+    assert!((0..1000).all(|_| always.poll_on(0)));
 }
 
 #[test]

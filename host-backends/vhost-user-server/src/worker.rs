@@ -6,7 +6,6 @@
 mod parked;
 
 use crate::Polling;
-use crate::polling::Awaited;
 use crate::polling::Poller;
 use device_model::Error;
 use device_model::Moderator;
@@ -297,20 +296,13 @@ impl State<'_> {
             }
             if progress.any() {
                 self.poller.activity();
-            } else if self.poller.poll_on(self.awaited()) {
+            } else if self.poller.poll_on(self.handler.in_flight()) {
                 self.queue.counters().empty_polls.add(1);
                 self.queue.interrupt_if_late();
                 std::hint::spin_loop();
             } else {
                 self.sleep();
             }
-        }
-    }
-
-    fn awaited(&self) -> Awaited {
-        match self.handler.in_flight() {
-            0 => Awaited::Request,
-            _ => Awaited::Completion,
         }
     }
 

@@ -63,16 +63,12 @@ impl Rings {
 
     /// A ring for a queue; it comes back by [`Rings::give_back`].
     pub fn take(&self) -> Option<Ring> {
-        self.lock().pop()
+        lock(&self.free).pop()
     }
 
     /// Takes back a ring in which nothing is pending.
     pub fn give_back(&self, ring: Ring) {
-        self.lock().push(ring);
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Ring>> {
-        lock(&self.free)
+        lock(&self.free).push(ring);
     }
 }
 
