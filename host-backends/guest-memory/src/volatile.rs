@@ -16,24 +16,25 @@ static MOVE: Move = libc::memmove;
 static FILL: Fill = libc::memset;
 
 /// Most bytes that go without a call.
+#[cfg(target_arch = "x86_64")]
 const FEW: usize = 16;
 
-/// Copies `len` bytes from `from` to `to`, which may overlap. Of what is written meanwhile any mixture may be seen.
+/// Copies `len` bytes from `from` to `to`. Of what is written meanwhile any mixture may be seen; so it is where the two overlap.
 ///
 /// # Safety
 /// `len` bytes at `from` can be read, `len` bytes at `to` written, until the call returns. Memory that only this process
 /// has may be among them if it is borrowed for that.
 #[inline]
 pub unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
-    if cfg!(target_arch = "x86_64") && len <= FEW {
+    #[cfg(target_arch = "x86_64")]
+    if len <= FEW {
         // SAFETY: the caller's promise, passed on.
-        unsafe { few(from, to, len) };
-    } else {
-        // SAFETY: a static of this module. Volatile, so that the compiler does not know what is called.
-        let call = unsafe { (&raw const MOVE).read_volatile() };
-        // SAFETY: the caller's promise is what memmove(3) asks.
-        unsafe { call(to.cast(), from.cast(), len) };
+        return unsafe { few(from, to, len) };
     }
+    // SAFETY: a static of this module. Volatile, so that the compiler does not know what is called.
+    let call = unsafe { (&raw const MOVE).read_volatile() };
+    // SAFETY: the caller's promise is what memmove(3) asks.
+    unsafe { call(to.cast(), from.cast(), len) };
 }
 
 /// Writes `len` zeroes to `to`.
@@ -76,7 +77,7 @@ word!(move_4, reg, ":e", "dword");
 word!(move_2, reg, ":x", "word");
 word!(move_1, reg_byte, "", "byte");
 
-/// Copies up to 16 bytes that do not overlap by more than being the same, each once.
+/// Copies up to 16 bytes, each once.
 ///
 /// # Safety
 /// As for [`copy`].
@@ -103,12 +104,6 @@ unsafe fn few(from: *const u8, to: *mut u8, len: usize) {
         // SAFETY: as above, the last one.
         unsafe { move_1(from.wrapping_add(done), to.wrapping_add(done)) };
     }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-unsafe fn few(from: *const u8, to: *mut u8, len: usize) {
-    // SAFETY: never called; see `copy`.
-    unsafe { copy(from, to, len) };
 }
 
 #[cfg(test)]
