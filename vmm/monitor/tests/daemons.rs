@@ -291,7 +291,7 @@ fn one_wrong_daemon_stops_the_start_and_the_others() {
 #[test]
 fn a_daemon_that_does_not_end_is_killed() {
     let place = Place::new();
-    let stubborn = place.daemon("a", "sleep 1000 <&0 & exec </dev/zero");
+    let stubborn = place.daemon("a", "sleep 60 <&0 & exec </dev/zero");
     let mut keeper = place.keep(&[stubborn]);
     let pid = keeper.until("started")["pid"].clone();
     keeper.until("ready");
